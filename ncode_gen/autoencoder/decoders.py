@@ -1,0 +1,73 @@
+"""Decoders: from a latent to the parameters of a likelihood."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from .encoders import ResidualBlock, pyramid
+
+__all__ = ["ConvDecoder", "MLPDecoder"]
+
+
+class ConvDecoder(nn.Module):
+    """A linear map onto a small feature map, residual blocks there, then transposed convolutions up to the image.
+
+    Args:
+        dim: number of latent dimensions.
+        shape: (C, H, W) of the output.
+        width: channels before full size; doubled, at most fourfold, as the side is halved.
+        blocks: residual blocks at the smallest size.
+    """
+
+    def __init__(self, dim: int, shape: tuple[int, int, int], width: int, blocks: int) -> None:
+        super().__init__()
+        sizes = pyramid(shape[1], shape[2])
+        levels = len(sizes) - 1
+        channels = [width * min(2**level, 4) for level in range(levels)][::-1] or [width]
+        self.start = nn.Sequential(
+            nn.Linear(dim, channels[0] * math.prod(sizes[-1])), nn.Unflatten(1, (channels[0], *sizes[-1]))
+        )
+        layers: list[nn.Module] = [ResidualBlock(channels[0]) for _ in range(blocks)]
+        layers.append(nn.SiLU())
+        for level in range(levels):
+            out = channels[level + 1] if level + 1 < levels else shape[0]
+            low, high = sizes[levels - level], sizes[levels - level - 1]
+            # An odd side comes from a ceiling when halved; one pixel less of padding at the end gives it back.
+            extra = tuple(h - 2 * l + 1 for h, l in zip(high, low, strict=True))
+            layers.append(nn.ConvTranspose2d(channels[level], out, 5, stride=2, padding=2, output_padding=extra))
+            if level + 1 < levels:
+                layers.append(nn.SiLU())
+        if levels == 0:
+            layers.append(nn.Conv2d(channels[0], shape[0], 3, padding=1))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return a map of shape (n, C, H, W) for latents (n, dim)."""
+        out: Tensor = self.body(self.start(latents))
+        return out
+
+
+class MLPDecoder(nn.Module):
+    """A multilayer perceptron onto the pixels, for tiny images.
+
+    Args:
+        dim: number of latent dimensions.
+        shape: (C, H, W) of the output.
+        width: a quarter of the hidden width.
+        blocks: hidden layers beyond the first.
+    """
+
+    def __init__(self, dim: int, shape: tuple[int, int, int], width: int, blocks: int) -> None:
+        super().__init__()
+        widths = [dim, *[4 * width] * (1 + blocks)]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(shape)), nn.Unflatten(1, shape))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return a map of shape (n, C, H, W) for latents (n, dim)."""
+        out: Tensor = self.body(latents)
+        return out

@@ -1,0 +1,97 @@
+"""Encoders: from an image to features."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ConvEncoder", "MLPEncoder", "ResidualBlock", "pyramid"]
+
+SMALLEST = 8
+
+
+def pyramid(height: int, width: int) -> list[tuple[int, int]]:
+    """Return the image sizes from full size down, each half of the one before, until a side is at most 8.
+
+    >>> pyramid(28, 28)
+    [(28, 28), (14, 14), (7, 7)]
+    """
+    sizes = [(height, width)]
+    while max(sizes[-1]) > SMALLEST:
+        sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
+    return sizes
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions around a skip; the second starts at zero, so the block starts as the identity.
+
+    Args:
+        channels: number of channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape of `x`, (n, channels, H, W)."""
+        h: Tensor = self.second(nn.functional.silu(self.first(nn.functional.silu(x))))
+        return x + h
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions down to a side of at most 8, residual blocks there, then features.
+
+    Args:
+        shape: (C, H, W) of the images.
+        width: channels after the first convolution; doubled, at most fourfold, as the side is halved.
+        blocks: residual blocks at the smallest size.
+        features: number of features.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
+        super().__init__()
+        channels, height, side = shape
+        sizes = pyramid(height, side)
+        layers: list[nn.Module] = []
+        for level in range(1, len(sizes)):
+            out = width * min(2 ** (level - 1), 4)
+            if level > 1:
+                layers.append(nn.SiLU())
+            layers.append(nn.Conv2d(channels, out, 3, stride=2, padding=1))
+            channels = out
+        layers += [ResidualBlock(channels) for _ in range(blocks)]
+        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Flatten())
+        self.head = nn.Linear(channels * math.prod(sizes[-1]), features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (n, features) of images (n, C, H, W) in [0, 1]."""
+        return nn.functional.silu(self.head(self.body(2 * images - 1)))
+
+
+class MLPEncoder(nn.Module):
+    """A multilayer perceptron on the pixels, for tiny images.
+
+    Args:
+        shape: (C, H, W) of the images.
+        width: a quarter of the hidden width.
+        blocks: hidden layers beyond the first.
+        features: number of features.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
+        super().__init__()
+        widths = [math.prod(shape), *[4 * width] * (1 + blocks), features]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (n, features) of images (n, C, H, W) in [0, 1]."""
+        features: Tensor = self.body(torch.as_tensor(2 * images - 1))
+        return features

@@ -1,0 +1,280 @@
+"""The assembled generative model: encoder, controlled posterior, decoder, likelihood and prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..control import DensityError, FlowSolution
+from ..priors import Prior
+from .likelihoods import Likelihood
+from .posterior import ControlledPosterior, LearnedStart, SolverChoice
+
+__all__ = ["LatentModel", "LatentTrajectory", "Terms"]
+
+
+@dataclass(frozen=True)
+class LatentTrajectory(FlowSolution):
+    """The path of latents under their own controls.
+
+    Attributes:
+        pictures: the decoded states (T, n, C, H, W) in [0, 1], if asked for.
+    """
+
+    pictures: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The parts of a bound for each image, in nats; the last axis has K particles.
+
+    Attributes:
+        log_likelihood: log p(u | z), shape (n, K).
+        log_prior: log p(z), shape (n, K).
+        log_posterior: log q(z | u), shape (n, K).
+    """
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log-weights log p(u, z) - log q(z | u), shape (n, K)."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @property
+    def elbo(self) -> Tensor:
+        """Evidence lower bound, shape (n,), the mean over the particles."""
+        return self.log_weights.mean(-1)
+
+    @property
+    def importance_bound(self) -> Tensor:
+        """Importance-weighted bound, shape (n,) (Burda et al., "Importance weighted autoencoders", equation 8)."""
+        return torch.logsumexp(self.log_weights, -1) - math.log(self.log_weights.shape[-1])
+
+
+class LatentModel(nn.Module):
+    """A generative model of images with a latent space; images are (n, C, H, W) in [0, 1].
+
+    Args:
+        shape: (C, H, W) of the images.
+        encoder: from images to features.
+        posterior: from features to latents, random (`ControlledPosterior`) or not (`LearnedStart`).
+        decoder: from latents to the parameters of the likelihood.
+        likelihood: distribution of an image given these.
+        prior: distribution of latents.
+        precision: dtype of encoder and decoder under automatic casting; None for float32.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        encoder: nn.Module,
+        posterior: ControlledPosterior | LearnedStart,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        prior: Prior,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.precision = shape, precision
+        self.encoder, self.posterior, self.decoder = encoder, posterior, decoder
+        self.likelihood, self.prior = likelihood, prior
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dim(self) -> int:
+        """Number of latent dimensions d."""
+        return self.prior.dim
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the encoder's features (n, f) of images or targets (n, C, H, W)."""
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
+            features: Tensor = self.encoder(images)
+        return features.float()
+
+    def output(self, latents: Tensor) -> Tensor:
+        """Return the decoder's output (n, ...) for latents (n, d), in float32."""
+        with torch.autocast(latents.device.type, self.precision, enabled=self.precision is not None):
+            output: Tensor = self.decoder(latents)
+        return output.float()
+
+    def random_posterior(self) -> ControlledPosterior:
+        """Return the posterior if it is a distribution.
+
+        Raises:
+            DensityError: the model is a deterministic autoencoder.
+        """
+        if isinstance(self.posterior, LearnedStart):
+            raise DensityError("a deterministic autoencoder has no posterior density, so no ELBO and no likelihood")
+        return self.posterior
+
+    def terms(self, target: Tensor, noise: Tensor, solver: SolverChoice | None = None) -> Terms:
+        """Return the parts of the bound.
+
+        Args:
+            target: what is scored, (n, C, H, W), see `Likelihood.target`.
+            noise: standard normal numbers (n, K, d).
+            solver: how to solve the flow, where it differs from the recipe.
+
+        Raises:
+            DensityError: the model is a deterministic autoencoder.
+        """
+        latents, log_q = self.random_posterior()(self.features(target), noise, solver)
+        n, particles, dim = latents.shape
+        output = self.output(latents.reshape(n * particles, dim))
+        repeated = target if particles == 1 else target.repeat_interleave(particles, 0)
+        fit = self.likelihood.log_prob(output, repeated).view(n, particles)
+        return Terms(fit, self.prior.log_prob(latents), log_q)
+
+    def autoencoding(self, target: Tensor, solver: SolverChoice | None = None) -> tuple[Tensor, Tensor]:
+        """Return log p(u | z) in nats (n,) and the latents z (n, d) of the deterministic autoencoder."""
+        assert isinstance(self.posterior, LearnedStart)
+        latents = self.posterior(self.features(target), solver)
+        return self.likelihood.log_prob(self.output(latents), target), latents
+
+    def _checked(self, images: Tensor) -> Tensor:
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"images must have shape (n, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
+        low, high = torch.aminmax(images) if images.numel() else (images.new_zeros(()), images.new_ones(()))
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images must lie in [0, 1] without NaN, got values from {low:g} to {high:g}")
+        return images.to(self.device, torch.float32)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None, *, batch: int = 500) -> Tensor:
+        """Draw images from the prior.
+
+        Args:
+            n: number of images.
+            generator: random numbers, on the CPU; the default generator if None.
+            batch: images decoded at a time.
+
+        Returns:
+            Expected images given the drawn latents, (n, C, H, W) in [0, 1].
+        """
+        if n < 1:
+            raise ValueError(f"the number of samples must be at least 1, got {n}")
+        return self.decode(self.prior.sample(n, generator), batch=batch)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the latents (n, d) of images (n, C, H, W) in [0, 1]: the mean's, if the posterior is random.
+
+        Raises:
+            ValueError: a wrong shape or range, or a NaN.
+        """
+        features = self.features(self._checked(images))
+        if isinstance(self.posterior, LearnedStart):
+            latents: Tensor = self.posterior(features)
+            return latents
+        start = self.posterior.start(features)
+        if self.posterior.flow is None:
+            return start
+        moved: Tensor = self.posterior.flow(start, features).state
+        return moved
+
+    @torch.no_grad()
+    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return one draw (n, d) from the posterior of each image; its latent, if there is nothing random."""
+        if isinstance(self.posterior, LearnedStart):
+            return self.encode(images)
+        features = self.features(self._checked(images))
+        noise = torch.randn(images.shape[0], 1, self.dim, generator=generator).to(self.device)
+        latents: Tensor = self.posterior(features, noise)[0][:, 0]
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, *, batch: int = 500) -> Tensor:
+        """Return the expected images (n, C, H, W) in [0, 1] of latents (n, d)."""
+        if latents.dim() != 2 or latents.shape[1] != self.dim:
+            raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
+        latents = latents.to(self.device, torch.float32)
+        return torch.cat([self.likelihood.mean(self.output(part)) for part in latents.split(batch)])
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return the decoded latents of images (n, C, H, W) in [0, 1]."""
+        return self.decode(self.encode(images))
+
+    @torch.no_grad()
+    def bounds(
+        self,
+        images: Tensor,
+        particles: int,
+        generator: torch.Generator | None = None,
+        *,
+        steps: int | None = None,
+        budget: int = 4096,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the ELBO and the importance-weighted bound, each (m,) in nats, of successive parts of `images`.
+
+        Args:
+            images: (n, C, H, W) in [0, 1].
+            particles: number K of particles.
+            generator: random numbers, on the CPU; they do not depend on `steps`, so that solvers can be compared.
+            steps: steps of the flow's solver instead of the recipe's.
+            budget: images times particles handled at a time.
+        """
+        if particles < 1:
+            raise ValueError(f"the number of particles must be at least 1, got {particles}")
+        for part in self._checked(images).split(max(1, budget // particles)):
+            target = self.likelihood.target(part, torch.rand(part.shape, generator=generator).to(self.device))
+            noise = torch.randn(part.shape[0], particles, self.dim, generator=generator).to(self.device)
+            terms = self.terms(target, noise, SolverChoice(steps=steps))
+            yield terms.elbo, terms.importance_bound
+
+    def log_likelihood(
+        self, images: Tensor, particles: int = 128, generator: torch.Generator | None = None, steps: int | None = None
+    ) -> Tensor:
+        """Return an importance-weighted lower bound on log p(u) in nats, shape (n,).
+
+        Args:
+            images: (n, C, H, W) in [0, 1]; a Bernoulli likelihood binarises them with random numbers.
+            particles: number of particles; the bound rises to log p(u) with it.
+            generator: random numbers, on the CPU.
+            steps: steps of the flow's solver; compare two to see whether the value stands.
+
+        Raises:
+            DensityError: the model is a deterministic autoencoder.
+            ValueError: a wrong shape or range, or a NaN.
+        """
+        return torch.cat([bound for _, bound in self.bounds(images, particles, generator, steps=steps)])
+
+    @torch.no_grad()
+    def trajectory(
+        self, images: Tensor, times: Tensor | None = None, *, decode: bool = False, steps: int | None = None
+    ) -> LatentTrajectory:
+        """Follow the latents of images from x(0) to z = x(1), each under its own control.
+
+        Args:
+            images: (n, C, H, W) in [0, 1].
+            times: requested times, shape (T,); 33 even ones on [0, 1] if None.
+            decode: whether to decode the states into pictures too.
+            steps: steps of the flow's solver instead of the recipe's.
+
+        Returns:
+            A `LatentTrajectory`: states (T, n, d), and pictures (T, n, C, H, W) on request. Without a flow the latents
+            stand still.
+        """
+        times = torch.linspace(0.0, 1.0, 33) if times is None else times
+        times = times.to(self.device, torch.float32)
+        features = self.features(self._checked(images))
+        path = self.posterior.path(features, times, steps)
+        if path is None:
+            still = self.posterior.start(features).expand(times.shape[0], -1, -1)
+            path = FlowSolution(times, (still,), nfe=0, accepted=0, rejected=0, augmented=still)
+        pictures = None
+        if decode:
+            pictures = self.decode(path.states.flatten(0, 1)).unflatten(0, path.states.shape[:2])
+        return LatentTrajectory(**vars(path), pictures=pictures)

@@ -1,0 +1,125 @@
+"""The controlled posterior: the encoder's features decide where a latent starts and how it flows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..control import ControlledODE, FlowSolution
+
+__all__ = ["ControlledPosterior", "LearnedStart", "SolverChoice", "gaussian_log_prob"]
+
+
+@dataclass(frozen=True)
+class SolverChoice:
+    """How a flow is solved in one call, where it differs from the recipe: steps, or the nodes of the grid."""
+
+    steps: int | None = None
+    grid: Tensor | None = None
+
+
+def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Return log N(mean + std * noise; mean, std^2) in nats, summed over the last axis."""
+    return -(0.5 * noise * noise + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+class ControlledPosterior(nn.Module):
+    """q(z | u): a Gaussian given by features, moved by a flow whose control the same features give.
+
+        x(0) = mu + sigma * noise,   z = x(1),   log q(z | u) = log N(x(0); mu, sigma^2) - log |det dx(1)/dx(0)|
+
+    Args:
+        features: number of features.
+        dim: number of latent dimensions d.
+        flow: the controlled flow, conditioned on the features; None for a Gaussian posterior.
+    """
+
+    deterministic = False
+
+    def __init__(self, features: int, dim: int, flow: ControlledODE | None) -> None:
+        super().__init__()
+        if flow is not None:
+            flow.check_density(conditioned=True)
+        self.base = nn.Linear(features, 2 * dim)
+        self.flow = flow
+
+    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the log standard deviation of x(0), each (n, d)."""
+        mean, log_std = self.base(features).float().chunk(2, -1)
+        return mean, log_std.clamp(-7.0, 4.0)
+
+    def forward(self, features: Tensor, noise: Tensor, solver: SolverChoice | None = None) -> tuple[Tensor, Tensor]:
+        """Map noise to latents and their log-density.
+
+        Args:
+            features: (n, features).
+            noise: standard normal numbers, (n, K, d).
+            solver: how to solve the flow, where it differs from the recipe.
+
+        Returns:
+            Latents z (n, K, d) and log q(z | u) (n, K) in nats.
+        """
+        mean, log_std = self.moments(features)
+        x = mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise
+        log_q = gaussian_log_prob(noise, log_std.unsqueeze(1))
+        if self.flow is None:
+            return x, log_q
+        solver = solver or SolverChoice()
+        solution = self.flow(x, features.float(), log_det=True, steps=solver.steps, grid=solver.grid)
+        return solution.state, log_q - solution.log_det[-1]
+
+    def start(self, features: Tensor) -> Tensor:
+        """Return the mean of x(0), (n, d), from which a latent's path is drawn."""
+        return self.moments(features)[0]
+
+    def path(self, features: Tensor, times: Tensor, steps: int | None = None) -> FlowSolution | None:
+        """Return the path of the mean under each sample's own control; None without a flow."""
+        if self.flow is None:
+            return None
+        solution: FlowSolution = self.flow(self.start(features), features.float(), times=times, steps=steps)
+        return solution
+
+
+class LearnedStart(nn.Module):
+    """The deterministic code: every latent starts at one learned point, and its control carries the image.
+
+    Args:
+        features: number of features.
+        dim: number of latent dimensions d.
+        flow: the controlled flow, conditioned on the features; None for a linear map of the features.
+    """
+
+    deterministic = True
+
+    def __init__(self, features: int, dim: int, flow: ControlledODE | None) -> None:
+        super().__init__()
+        self.flow = flow
+        self.point = nn.Parameter(torch.randn(dim)) if flow is not None else None
+        self.linear = nn.Linear(features, dim) if flow is None else None
+
+    def start(self, features: Tensor) -> Tensor:
+        """Return the learned start for each sample (or, without a flow, its latent), (n, d)."""
+        if self.linear is not None:
+            latent: Tensor = self.linear(features).float()
+            return latent
+        assert self.point is not None
+        return self.point.expand(features.shape[0], -1)
+
+    def forward(self, features: Tensor, solver: SolverChoice | None = None) -> Tensor:
+        """Return latents z = x(1), (n, d)."""
+        start = self.start(features)
+        if self.flow is None:
+            return start
+        solver = solver or SolverChoice()
+        latent: Tensor = self.flow(start, features.float(), steps=solver.steps, grid=solver.grid).state
+        return latent
+
+    def path(self, features: Tensor, times: Tensor, steps: int | None = None) -> FlowSolution | None:
+        """Return the path from the learned start under each sample's own control; None without a flow."""
+        if self.flow is None:
+            return None
+        solution: FlowSolution = self.flow(self.start(features), features.float(), times=times, steps=steps)
+        return solution

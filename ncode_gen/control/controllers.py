@@ -1,0 +1,249 @@
+"""Controllers: what decides a field's weights theta, from a condition and, in closed loop, from the state.
+
+| controller | theta |
+|---|---|
+| `StaticController` | one trained theta for every sample: the neural ODE |
+| `OpenController` | theta(0) = gamma(c), constant or with its own dynamics g(t, theta) |
+| `DynamicController` | theta(0) = gamma(c), theta' = g(t, x, theta): theta is a part of the ODE's state |
+| `AlgebraicController` | theta(t) = gamma(c, x(t), t): rebuilt at every evaluation |
+
+Source: Chalvidal et al., "Go with the Flow: Adaptive Control for Neural ODEs", ICLR 2021.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .fields import Field, VectorField
+
+__all__ = [
+    "AlgebraicController",
+    "ControlHead",
+    "Controller",
+    "DynamicController",
+    "FactoredDynamics",
+    "OpenController",
+    "StateGamma",
+    "StaticController",
+    "multilayer_perceptron",
+]
+
+
+class Controller(nn.Module, ABC):
+    """What decides the control of a field.
+
+    Attributes:
+        moves: whether theta is a part of the ODE's state, so that `rate` is asked for.
+        follows_state: whether theta depends on the state after time 0.
+        conditional: whether theta depends on a condition at all.
+        no_density: why x(0) -> x(1) has no density for any condition, or None if it has.
+    """
+
+    moves = False
+    follows_state = False
+    conditional = True
+    no_density: str | None = None
+
+    @abstractmethod
+    def start(self, condition: Tensor) -> Tensor:
+        """Return theta(0), shape (P,) or (n, P), for a condition of shape (n, c)."""
+
+    def rate(self, t: Tensor, x: Tensor, theta: Tensor) -> Tensor:
+        """Return theta', shape (n, P), at states (n, d); zero unless the controller `moves`."""
+        return torch.zeros_like(theta)
+
+    def steer(self, field: Field, condition: Tensor) -> VectorField:
+        """Return the vector field that `field` becomes under this control; for controllers that do not move."""
+        return field.bind(self.start(condition))
+
+
+class StaticController(Controller):
+    """One trained control for every sample; with it a controlled ODE is an ordinary neural ODE.
+
+    Args:
+        field: the field to be controlled; it draws the initial control.
+    """
+
+    conditional = False
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(field.initial_control())
+
+    def start(self, condition: Tensor) -> Tensor:
+        """Return theta, shape (P,)."""
+        return self.theta
+
+
+class OpenController(Controller):
+    """Theta decided by the condition alone: theta(0) = gamma(c), theta' = g(t, theta).
+
+    Args:
+        gamma: maps conditions (n, c) to controls (n, P).
+        dynamics: maps a time (scalar) and controls (n, P) to their rates (n, P); None keeps theta constant and out
+            of the ODE's state.
+    """
+
+    def __init__(
+        self, gamma: Callable[[Tensor], Tensor], dynamics: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.gamma, self.dynamics = gamma, dynamics
+        self.moves = dynamics is not None
+
+    def start(self, condition: Tensor) -> Tensor:
+        """Return gamma(condition), shape (n, P)."""
+        return self.gamma(condition)
+
+    def rate(self, t: Tensor, x: Tensor, theta: Tensor) -> Tensor:
+        """Return g(t, theta), shape (n, P)."""
+        return torch.zeros_like(theta) if self.dynamics is None else self.dynamics(t, theta)
+
+
+class DynamicController(Controller):
+    """Theta that follows the state by dynamics of its own: theta(0) = gamma(c), theta' = g(t, x, theta).
+
+    Args:
+        gamma: maps conditions (n, c) to controls (n, P).
+        dynamics: maps a time (scalar), states (n, d) and controls (n, P) to the controls' rates (n, P).
+    """
+
+    moves = True
+    follows_state = True
+    no_density = (
+        "in a dynamic closed loop theta remembers the path, so x(0) -> x(1) may fold and has no density; "
+        "use a static, open (on a condition that is not x0) or algebraic closed loop"
+    )
+
+    def __init__(
+        self, gamma: Callable[[Tensor], Tensor], dynamics: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.gamma, self.dynamics = gamma, dynamics
+
+    def start(self, condition: Tensor) -> Tensor:
+        """Return gamma(condition), shape (n, P)."""
+        return self.gamma(condition)
+
+    def rate(self, t: Tensor, x: Tensor, theta: Tensor) -> Tensor:
+        """Return g(t, x, theta), shape (n, P)."""
+        return self.dynamics(t, x, theta)
+
+
+class AlgebraicController(Controller):
+    """Theta as a function of the current state: theta(t) = gamma(c, x(t), t).
+
+    Args:
+        gamma: maps conditions (m, c), states (m, d) and a time (scalar) to controls (m, P).
+    """
+
+    follows_state = True
+
+    def __init__(self, gamma: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def start(self, condition: Tensor) -> Tensor:
+        """Not defined without a state.
+
+        Raises:
+            TypeError: always; theta is known only where the state is.
+        """
+        raise TypeError("an algebraic closed loop has a control only where the state is known")
+
+    def steer(self, field: Field, condition: Tensor) -> VectorField:
+        """Return the field whose weights gamma rebuilds at every evaluation."""
+        return _Algebraic(field, self.gamma, condition)
+
+
+class _Algebraic(VectorField):
+    """f(t, x, gamma(c, x, t)); its divergence, path through gamma included, by forward mode."""
+
+    def __init__(
+        self, field: Field, gamma: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Tensor
+    ) -> None:
+        self.field, self.gamma, self.condition = field, gamma, condition
+
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        condition = self.condition.repeat_interleave(x.shape[1], 0)
+        moved = self.field.bind(self.gamma(condition, rows, t)).velocity(t, rows.unsqueeze(1))
+        return moved.view_as(x)
+
+
+def multilayer_perceptron(widths: Sequence[int]) -> nn.Sequential:
+    """Return linear layers of the given widths with SiLU after each."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+class ControlHead(nn.Linear):
+    """A linear map from features to a field's control that starts at the field's initial control.
+
+    Where the initial control is zero the map is zero too: a flow that starts as the identity does so for every
+    sample, while hidden features differ between samples from the first step.
+
+    Args:
+        features: number of input features.
+        field: the field to be controlled.
+        spread: standard deviation, relative to a default initialisation, of the per-sample part.
+    """
+
+    def __init__(self, features: int, field: Field, spread: float = 0.3) -> None:
+        super().__init__(features, field.control_size)
+        initial = field.initial_control()
+        with torch.no_grad():
+            self.bias.copy_(initial)
+            self.weight.normal_(0.0, spread / features**0.5)
+            self.weight *= (initial != 0).unsqueeze(1)
+
+
+class StateGamma(nn.Module):
+    """Gamma(c, x, t) of an algebraic closed loop: a multilayer perceptron of condition, state and time.
+
+    Args:
+        condition: size c of the condition.
+        field: the field to be controlled.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, condition: int, field: Field, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.body = multilayer_perceptron((condition + field.dim + 1, *hidden))
+        self.head = ControlHead(hidden[-1], field, spread=1.0)
+
+    def forward(self, condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Return controls (m, P) for conditions (m, c), states (m, d) and a time (scalar)."""
+        clock = t.to(x.dtype).expand(x.shape[0], 1)
+        control: Tensor = self.head(self.body(torch.cat([condition, x, clock], -1)))
+        return control
+
+
+class FactoredDynamics(nn.Module):
+    """Dynamics of theta of low rank: theta' = U tanh(V theta + A x + w t + b), U zero at the start.
+
+    A dense map would need P x P weights; this one needs rank x (2 P + d + 2).
+
+    Args:
+        field: the field whose control moves.
+        rank: number of hidden units.
+        follows_state: whether x enters (closed loop) or not (open loop with its own dynamics).
+    """
+
+    def __init__(self, field: Field, rank: int, *, follows_state: bool) -> None:
+        super().__init__()
+        inputs = field.control_size + 1 + (field.dim if follows_state else 0)
+        self.down, self.up = nn.Linear(inputs, rank), nn.Linear(rank, field.control_size, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, t: Tensor, *state_then_theta: Tensor) -> Tensor:
+        """Return theta', shape (n, P), from a time and (theta) or (x, theta)."""
+        clock = t.to(state_then_theta[-1].dtype).expand(state_then_theta[-1].shape[0], 1)
+        rate: Tensor = self.up(torch.tanh(self.down(torch.cat([*state_then_theta, clock], -1))))
+        return rate

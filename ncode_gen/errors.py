@@ -1,0 +1,17 @@
+"""Errors that are the user's to mend: one sentence that names the thing and the remedy."""
+
+from __future__ import annotations
+
+__all__ = ["UserError"]
+
+
+class UserError(Exception):
+    """A mistake of the user or of the surroundings; commands print its message and exit with `code`.
+
+    Attributes:
+        code: exit code, 2 for a user's mistake, 1 for a failure of the machine or of the run.
+    """
+
+    def __init__(self, message: str, *, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code

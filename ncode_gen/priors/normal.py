@@ -1,0 +1,59 @@
+"""The interface of a prior, and the standard normal."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Prior", "StandardNormal"]
+
+
+class Prior(nn.Module, ABC):
+    """A distribution of latents of dimension `dim`.
+
+    Attributes:
+        dim: number of latent dimensions d.
+        fits: whether `fit` is to be called with the training latents after training.
+    """
+
+    dim: int
+    fits = False
+
+    @abstractmethod
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Return the log-density in nats, shape (...), of latents (..., d)."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents (n, d); the generator lives on the CPU, so that a seed means the same on every device."""
+
+    def fit(self, latents: Tensor, seed: int = 0) -> None:
+        """Fit the prior to latents (n, d); nothing to do for a fixed one."""
+
+
+class StandardNormal(Prior):
+    """N(0, I).
+
+    Args:
+        dim: number of latent dimensions.
+
+    >>> round(StandardNormal(1).log_prob(torch.zeros(1)).item(), 4)
+    -0.9189
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("origin", torch.zeros(dim), persistent=False)
+        self.origin: Tensor
+
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Return the log-density in nats."""
+        return -0.5 * (latents * latents).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents (n, d)."""
+        return torch.randn(n, self.dim, generator=generator).to(self.origin.device)

@@ -1,0 +1,301 @@
+"""What a model file may say: typed, frozen, checked, and written back as it was read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from .errors import UserError
+
+__all__ = [
+    "DataRecipe",
+    "DecoderRecipe",
+    "EncoderRecipe",
+    "FlowRecipe",
+    "LatentRecipe",
+    "ObjectiveRecipe",
+    "PriorRecipe",
+    "Recipe",
+    "TrainingRecipe",
+]
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which images, and how they are split."""
+
+    name: Literal["digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "celeba", "folder"] = "digits"
+    """Image set; "folder" takes any folder of pictures, named by --data.root."""
+    root: str = "data"
+    """Folder that holds (or will hold) the downloaded set, or the folder of pictures itself."""
+    size: int = 0
+    """Side to which pictures are resized and cropped, in pixels; 0 keeps the set's own (32 for a folder)."""
+    grey: bool = False
+    """Whether colour pictures are turned grey."""
+    validation: float = 0.05
+    """Share of the training images that is held out to watch training."""
+    test: float = 0.15
+    """Share of all images held out for scores, in sets without a test split of their own (digits, folder)."""
+    split_seed: int = 0
+    """Seed of the splits."""
+    limit: int = 0
+    """Use only so many training images; 0 for all."""
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """The network from an image to features."""
+
+    kind: Literal["auto", "conv", "mlp"] = "auto"
+    """Convolutional or multilayer perceptron; "auto" is mlp up to 12 x 12 pixels."""
+    width: int = 32
+    """Channels of the first convolution (doubled as the side is halved), or a quarter of the mlp's width."""
+    blocks: int = 1
+    """Residual blocks at the smallest size, or extra hidden layers of the mlp."""
+    features: int = 256
+    """Number of features given to the posterior and to the control."""
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """The network from a latent to the parameters of the likelihood."""
+
+    kind: Literal["auto", "conv", "mlp"] = "auto"
+    """Convolutional or multilayer perceptron; "auto" is mlp up to 12 x 12 pixels."""
+    width: int = 32
+    """Channels at full size (doubled as the side is halved), or a quarter of the mlp's width."""
+    blocks: int = 1
+    """Residual blocks at the smallest size, or extra hidden layers of the mlp."""
+    likelihood: Literal["bernoulli", "gaussian", "logistic"] = "bernoulli"
+    """Distribution of a pixel: Bernoulli (dynamically binarised), Gaussian with learned scale, discretised logistic."""
+
+
+@dataclass(frozen=True)
+class LatentRecipe:
+    """The latent space."""
+
+    dim: int = 16
+    """Number of latent dimensions d."""
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """The flow between the posterior's base and the latent; its control comes from the encoder."""
+
+    loop: Literal["none", "static", "open", "closed"] = "open"
+    """None (plain VAE), one control for all (NODE), control from the encoder, or from encoder and current state."""
+    feedback: Literal["gain", "weights", "dynamic"] = "gain"
+    """How a closed loop follows the state; "dynamic" has no density and suits the autoencoder objective alone."""
+    hidden: int = 64
+    """Hidden units of the field."""
+    gamma: int = 0
+    """Width of a hidden layer between the features and the control; 0 for a linear map."""
+    time: bool = True
+    """Whether the field sees the time."""
+    activation: Literal["tanh", "softplus", "silu"] = "tanh"
+    """Activation of the field."""
+    method: str = "rk4"
+    """Solver: euler, midpoint, rk4, or torchdiffeq:NAME."""
+    steps: int = 4
+    """Steps on [0, 1] of a fixed-step solver."""
+    grid: Literal["even", "random"] = "even"
+    """Time grid in training; a random one keeps the flow from fitting the error of an even one."""
+
+
+@dataclass(frozen=True)
+class ObjectiveRecipe:
+    """What is minimised."""
+
+    kind: Literal["elbo", "autoencoder"] = "elbo"
+    """Negative evidence lower bound, or reconstruction of the deterministic autoencoder with latent regularisation."""
+    warmup: float = 0.1
+    """Share of training over which the weight of the KL term rises from 0 to `beta`."""
+    beta: float = 1.0
+    """Final weight of the KL term."""
+    latent_penalty: float = 0.05
+    """Weight of half the squared norm of the latent (autoencoder)."""
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """The distribution of latents from which samples are drawn."""
+
+    kind: Literal["normal", "mixture"] = "normal"
+    """Standard normal, or a Gaussian mixture fitted to the training latents after training."""
+    components: int = 10
+    """Components of the mixture."""
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How the weights are found."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+    batch: int = 128
+    """Images in a batch."""
+    rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    decay: float = 0.0
+    """Weight decay of AdamW."""
+    warmup: float = 0.03
+    """Share of the steps over which the learning rate rises; it then falls along a half cosine."""
+    clip: float = 50.0
+    """Largest norm of the gradient of the loss (nats an image); 0 for no limit."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, a step; 0 for none."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Precision of encoder and decoder; the flow, likelihood and prior stay in float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step; "auto" does where the run is long enough to repay it."""
+    validate_every: int = 1
+    """Epochs between validations."""
+    picture_every: int = 10
+    """Epochs between the sample and reconstruction grids in TensorBoard."""
+    workers: int = 2
+    """Reading processes for sets too large for memory."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model: data, networks, flow, objective, prior and training."""
+
+    name: str = "digits-ncode-open"
+    """Name of the run folder."""
+    seed: int = 0
+    """Seed of initial weights, data order and noise."""
+    data: DataRecipe = field(default_factory=DataRecipe)
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    latent: LatentRecipe = field(default_factory=LatentRecipe)
+    flow: FlowRecipe = field(default_factory=FlowRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
+    prior: PriorRecipe = field(default_factory=PriorRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read and check a model file.
+
+        Raises:
+            UserError: the file is missing or no TOML, a key is unknown, a value has a wrong type or is out of range.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(f"no model file at {path}; see the folder models/ for those that exist") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the model file {path}: {error}") from None
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{path} is no valid TOML: {error}") from None
+        recipe = _from_mapping(cls, values, str(path), "")
+        recipe.check(str(path))
+        return recipe
+
+    def to_toml(self) -> str:
+        """Return the recipe as TOML text with every key.
+
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "model.toml"
+        >>> _ = file.write_text(Recipe().to_toml())
+        >>> Recipe.load(file) == Recipe()
+        True
+        """
+        return tomli_w.dumps(dataclasses.asdict(self))
+
+    def check(self, source: str = "the recipe") -> None:
+        """Raise a `UserError` that names the key, if a value is out of range or two do not go together."""
+        for key, value, least in (
+            ("data.size", self.data.size, 0),
+            ("data.limit", self.data.limit, 0),
+            ("encoder.width", self.encoder.width, 1),
+            ("encoder.blocks", self.encoder.blocks, 0),
+            ("encoder.features", self.encoder.features, 1),
+            ("decoder.width", self.decoder.width, 1),
+            ("decoder.blocks", self.decoder.blocks, 0),
+            ("latent.dim", self.latent.dim, 1),
+            ("flow.hidden", self.flow.hidden, 1),
+            ("flow.gamma", self.flow.gamma, 0),
+            ("flow.steps", self.flow.steps, 1),
+            ("prior.components", self.prior.components, 1),
+            ("training.epochs", self.training.epochs, 1),
+            ("training.batch", self.training.batch, 1),
+            ("training.validate_every", self.training.validate_every, 1),
+            ("training.picture_every", self.training.picture_every, 1),
+            ("training.workers", self.training.workers, 0),
+            ("objective.beta", self.objective.beta, 0),
+            ("objective.latent_penalty", self.objective.latent_penalty, 0),
+            ("training.decay", self.training.decay, 0),
+            ("training.clip", self.training.clip, 0),
+        ):
+            if not value >= least:
+                raise UserError(f"{source}: {key} must be at least {least}, got {value}")
+        for key, share in (
+            ("data.validation", self.data.validation),
+            ("data.test", self.data.test),
+            ("objective.warmup", self.objective.warmup),
+            ("training.warmup", self.training.warmup),
+            ("training.ema", self.training.ema),
+        ):
+            if not 0 <= share < 1:
+                raise UserError(f"{source}: {key} must be at least 0 and below 1, got {share}")
+        if not 0 < self.training.rate < float("inf"):
+            raise UserError(f"{source}: training.rate must be above 0, got {self.training.rate}")
+        if not self.name or self.name.startswith(".") or "/" in self.name or "\\" in self.name:
+            raise UserError(f"{source}: name must be a plain folder name, got {self.name!r}")
+        if self.objective.kind == "elbo" and self.flow.loop == "closed" and self.flow.feedback == "dynamic":
+            raise UserError(
+                f'{source}: flow.feedback = "dynamic" has no density, which objective.kind = "elbo" needs; '
+                'use feedback "gain" or "weights", or the objective "autoencoder"'
+            )
+        if self.objective.kind == "autoencoder" and self.prior.kind == "normal":
+            raise UserError(
+                f'{source}: objective.kind = "autoencoder" leaves the latents without a fixed distribution; '
+                'set prior.kind = "mixture"'
+            )
+        if self.flow.grid == "random" and self.flow.method.startswith("torchdiffeq:"):
+            raise UserError(f'{source}: flow.grid = "random" needs flow.method euler, midpoint or rk4')
+
+
+def _from_mapping(cls: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise UserError(f"{source}: {prefix}{key} must be a table [{prefix}{key}], got {value!r}")
+            arguments[key] = _from_mapping(typing.cast(type, hints[key]), value, source, f"{prefix}{key}.")
+        else:
+            arguments[key] = _checked(hints[key], value, source, f"{prefix}{key}")
+    return cls(**arguments)
+
+
+def _checked(hint: Any, value: Any, source: str, key: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+            guess = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{source}: {key} must be one of {', '.join(map(repr, choices))}, got {value!r}{guess}")
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint or isinstance(hint, types.GenericAlias):
+        raise UserError(f"{source}: {key} must be of type {hint.__name__}, got {value!r}")
+    return value

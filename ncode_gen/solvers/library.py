@@ -1,0 +1,52 @@
+"""torchdiffeq's methods under our interface; imported only when one is asked for, since it brings scipy along."""
+
+from __future__ import annotations
+
+import torchdiffeq
+from torch import Tensor
+from torchdiffeq._impl.odeint import SOLVERS
+from torchdiffeq._impl.solvers import FixedGridODESolver
+
+from .fixed import Derivative, State
+from .solution import Solution
+
+__all__ = ["library_methods", "library_solve"]
+
+
+def library_methods() -> list[str]:
+    """Return the names of torchdiffeq's methods."""
+    return sorted(SOLVERS)
+
+
+class _Counted:
+    """A derivative that counts its evaluations, and torchdiffeq's accepted and rejected steps."""
+
+    def __init__(self, derivative: Derivative) -> None:
+        self.derivative, self.nfe, self.accepted, self.rejected = derivative, 0, 0, 0
+
+    def __call__(self, t: Tensor, state: State) -> State:
+        self.nfe += 1
+        return self.derivative(t, state)
+
+    def callback_accept_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
+        self.accepted += 1
+
+    def callback_reject_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
+        self.rejected += 1
+
+
+def library_solve(
+    derivative: Derivative, state: State, times: Tensor, method: str, steps: int, rtol: float, atol: float
+) -> Solution:
+    """Solve with `torchdiffeq.odeint`; `steps` sets the step size of its fixed-step methods."""
+    counted = _Counted(derivative)
+    solver = SOLVERS[method]
+    fixed = issubclass(solver, FixedGridODESolver)
+    options: dict[str, object] | None = None
+    if fixed:
+        options = {"step_size": float((times[-1] - times[0]).abs() / steps)}
+    elif method == "scipy_solver":
+        options = {"solver": "LSODA"}
+    parts = torchdiffeq.odeint(counted, state, times, method=method, rtol=rtol, atol=atol, options=options)
+    accepted = steps if fixed else counted.accepted
+    return Solution(times, tuple(parts), nfe=counted.nfe, accepted=accepted, rejected=counted.rejected)
