@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ class ConvDecoder(nn.Module):
             out = channels[level + 1] if level + 1 < levels else shape[0]
             low, high = sizes[levels - level], sizes[levels - level - 1]
             # An odd side comes from a ceiling when halved; one pixel less of padding at the end gives it back.
-            extra = tuple(h - 2 * l + 1 for h, l in zip(high, low, strict=True))
+            extra = (high[0] - 2 * low[0] + 1, high[1] - 2 * low[1] + 1)
             layers.append(nn.ConvTranspose2d(channels[level], out, 5, stride=2, padding=2, output_padding=extra))
             if level + 1 < levels:
                 layers.append(nn.SiLU())
@@ -63,7 +64,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         widths = [dim, *[4 * width] * (1 + blocks)]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.SiLU()]
         self.body = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(shape)), nn.Unflatten(1, shape))
 

@@ -113,9 +113,7 @@ class DiscretisedLogistic(Likelihood):
         lower = (offset - 0.5 / 255) * sharpness
         # log(sigmoid(upper) - sigmoid(lower)), written so that no tail is lost to rounding.
         inside = (
-            nn.functional.logsigmoid(upper)
-            + nn.functional.logsigmoid(-lower)
-            + torch.log(-torch.expm1(lower - upper))
+            nn.functional.logsigmoid(upper) + nn.functional.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
         )
         level = torch.where(
             target < 0.5 / 255,

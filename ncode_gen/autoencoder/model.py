@@ -144,7 +144,9 @@ class LatentModel(nn.Module):
 
     def _checked(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
-            raise ValueError(f"images must have shape (n, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}")
+            raise ValueError(
+                f"images must have shape (n, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}"
+            )
         if not images.is_floating_point():
             raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
         low, high = torch.aminmax(images) if images.numel() else (images.new_zeros(()), images.new_ones(()))
@@ -215,6 +217,7 @@ class LatentModel(nn.Module):
         generator: torch.Generator | None = None,
         *,
         steps: int | None = None,
+        method: str | None = None,
         budget: int = 4096,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the ELBO and the importance-weighted bound, each (m,) in nats, of successive parts of `images`.
@@ -224,6 +227,7 @@ class LatentModel(nn.Module):
             particles: number K of particles.
             generator: random numbers, on the CPU; they do not depend on `steps`, so that solvers can be compared.
             steps: steps of the flow's solver instead of the recipe's.
+            method: the flow's solver instead of the recipe's.
             budget: images times particles handled at a time.
         """
         if particles < 1:
@@ -231,11 +235,15 @@ class LatentModel(nn.Module):
         for part in self._checked(images).split(max(1, budget // particles)):
             target = self.likelihood.target(part, torch.rand(part.shape, generator=generator).to(self.device))
             noise = torch.randn(part.shape[0], particles, self.dim, generator=generator).to(self.device)
-            terms = self.terms(target, noise, SolverChoice(steps=steps))
+            terms = self.terms(target, noise, SolverChoice(method, steps))
             yield terms.elbo, terms.importance_bound
 
     def log_likelihood(
-        self, images: Tensor, particles: int = 128, generator: torch.Generator | None = None, steps: int | None = None
+        self,
+        images: Tensor,
+        particles: int = 128,
+        generator: torch.Generator | None = None,
+        steps: int | None = None,
     ) -> Tensor:
         """Return an importance-weighted lower bound on log p(u) in nats, shape (n,).
 

@@ -15,8 +15,9 @@ __all__ = ["ControlledPosterior", "LearnedStart", "SolverChoice", "gaussian_log_
 
 @dataclass(frozen=True)
 class SolverChoice:
-    """How a flow is solved in one call, where it differs from the recipe: steps, or the nodes of the grid."""
+    """How a flow is solved in one call, where it differs from the recipe: method, steps, or the nodes of the grid."""
 
+    method: str | None = None
     steps: int | None = None
     grid: Tensor | None = None
 
@@ -68,7 +69,9 @@ class ControlledPosterior(nn.Module):
         if self.flow is None:
             return x, log_q
         solver = solver or SolverChoice()
-        solution = self.flow(x, features.float(), log_det=True, steps=solver.steps, grid=solver.grid)
+        solution = self.flow(
+            x, features.float(), log_det=True, method=solver.method, steps=solver.steps, grid=solver.grid
+        )
         return solution.state, log_q - solution.log_det[-1]
 
     def start(self, features: Tensor) -> Tensor:
@@ -114,7 +117,9 @@ class LearnedStart(nn.Module):
         if self.flow is None:
             return start
         solver = solver or SolverChoice()
-        latent: Tensor = self.flow(start, features.float(), steps=solver.steps, grid=solver.grid).state
+        latent: Tensor = self.flow(
+            start, features.float(), method=solver.method, steps=solver.steps, grid=solver.grid
+        ).state
         return latent
 
     def path(self, features: Tensor, times: Tensor, steps: int | None = None) -> FlowSolution | None:

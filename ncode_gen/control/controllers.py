@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -119,9 +120,7 @@ class DynamicController(Controller):
         "use a static, open (on a condition that is not x0) or algebraic closed loop"
     )
 
-    def __init__(
-        self, gamma: Callable[[Tensor], Tensor], dynamics: Callable[[Tensor, Tensor, Tensor], Tensor]
-    ) -> None:
+    def __init__(self, gamma: Callable[[Tensor], Tensor], dynamics: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.gamma, self.dynamics = gamma, dynamics
 
@@ -163,9 +162,7 @@ class AlgebraicController(Controller):
 class _Algebraic(VectorField):
     """f(t, x, gamma(c, x, t)); its divergence, path through gamma included, by forward mode."""
 
-    def __init__(
-        self, field: Field, gamma: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Tensor
-    ) -> None:
+    def __init__(self, field: Field, gamma: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Tensor) -> None:
         self.field, self.gamma, self.condition = field, gamma, condition
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
@@ -178,7 +175,7 @@ class _Algebraic(VectorField):
 def multilayer_perceptron(widths: Sequence[int]) -> nn.Sequential:
     """Return linear layers of the given widths with SiLU after each."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.SiLU()]
     return nn.Sequential(*layers)
 

@@ -28,7 +28,7 @@ def velocity_and_exact_divergence(velocity: Callable[[Tensor], Tensor], x: Tenso
     basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
     def directional(direction: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = torch.func.jvp(velocity, (x,), (direction.expand_as(x),))
+        value, slope, *_ = torch.func.jvp(velocity, (x,), (direction.expand_as(x),))
         return value, (slope * direction).sum(-1)
 
     values, diagonal = torch.func.vmap(directional)(basis)

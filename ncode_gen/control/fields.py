@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from .divergence import velocity_and_exact_divergence
 
-__all__ = ["Activation", "ConstantField", "Field", "GainFeedbackField", "LinearField", "MLPField", "VectorField"]
+__all__ = [
+    "Activation",
+    "ConstantField",
+    "Field",
+    "GainFeedbackField",
+    "LinearField",
+    "MLPField",
+    "VectorField",
+]
 
 Activation = Literal["tanh", "softplus", "silu"]
 
@@ -178,9 +186,7 @@ class MLPField(Field):
     torch.Size([5, 2])
     """
 
-    def __init__(
-        self, dim: int, hidden: Sequence[int], *, time: bool = True, activation: Activation = "tanh"
-    ) -> None:
+    def __init__(self, dim: int, hidden: Sequence[int], *, time: bool = True, activation: Activation = "tanh") -> None:
         super().__init__()
         if dim < 1 or not hidden or min(hidden) < 1:
             raise ValueError(f"an MLP field needs dim >= 1 and widths >= 1, got dim={dim}, hidden={tuple(hidden)}")

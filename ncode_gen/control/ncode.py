@@ -9,8 +9,8 @@ from torch import nn
 
 from .controllers import (
     AlgebraicController,
-    Controller,
     ControlHead,
+    Controller,
     DynamicController,
     FactoredDynamics,
     OpenController,
@@ -96,7 +96,13 @@ class NCODE(ControlledODE):
 
 
 def _controller(
-    field: Field, loop: Loop, feedback: Feedback, condition: int, gamma: Sequence[int], dynamics: bool, rank: int
+    field: Field,
+    loop: Loop,
+    feedback: Feedback,
+    condition: int,
+    gamma: Sequence[int],
+    dynamics: bool,
+    rank: int,
 ) -> Controller:
     if loop == "static":
         return StaticController(field)

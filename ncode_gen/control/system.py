@@ -139,6 +139,26 @@ class ControlledODE(nn.Module):
         solution: FlowSolution = self(x, condition, times=times, **options)
         return solution
 
+    def velocity(self, t: float, x: Tensor, condition: Tensor, control: Tensor | None = None) -> Tensor:
+        """Return dx/dt, shape (n, K, d), at points (n, K, d) under each sample's own control.
+
+        Args:
+            t: time.
+            x: points, augmentation included.
+            condition: what the control is made from, shape (n, c).
+            control: theta at time t, shape (n, P), for a controller whose theta is a part of the ODE's state.
+
+        Raises:
+            ValueError: theta moves, and `control` is not given.
+        """
+        if self.controller.moves:
+            if control is None:
+                raise ValueError("theta is a part of the ODE's state here; give the control at time t")
+            field = self.field.bind(control)
+        else:
+            field = self.controller.steer(self.field, condition)
+        return field.velocity(torch.tensor(t, dtype=x.dtype, device=x.device), x)
+
     def _solve(
         self,
         points: Tensor,
@@ -176,9 +196,7 @@ class ControlledODE(nn.Module):
 
         if log_det:
             state = (*state, points.new_zeros(n, particles))
-        return solve(
-            derivative, state, times, method=method or self.method, steps=steps or self.steps, grid=grid
-        )
+        return solve(derivative, state, times, method=method or self.method, steps=steps or self.steps, grid=grid)
 
     def _result(self, solution: Solution, x: Tensor, log_det: bool) -> FlowSolution:
         count = solution.times.shape[0]

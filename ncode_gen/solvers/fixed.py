@@ -30,9 +30,7 @@ class Tableau:
 TABLEAUS = {
     "euler": Tableau(a=((),), b=(1.0,), c=(0.0,)),
     "midpoint": Tableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.5)),
-    "rk4": Tableau(
-        a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)
-    ),
+    "rk4": Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)),
 }
 
 
@@ -44,8 +42,9 @@ def _advance(state: State, slopes: list[State], weights: tuple[float, ...], step
             total = terms[0]
             for term in terms[1:]:
                 total = total + term
-            part = part + step.to(part.dtype) * total
-        moved.append(part)
+            moved.append(part + step.to(part.dtype) * total)
+        else:
+            moved.append(part)
     return tuple(moved)
 
 

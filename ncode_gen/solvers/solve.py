@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,7 @@ def _refine(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
     """Spread about `steps` steps over the requested times, at least one in each gap."""
     span = (times[-1] - times[0]).abs()
     nodes, kept = [times[:1]], [0]
-    for start, end in zip(times[:-1], times[1:], strict=True):
+    for start, end in pairwise(times):
         share = 1 if span == 0 else max(1, round(float(steps * (end - start).abs() / span)))
         nodes.append(torch.linspace(float(start), float(end), share + 1, dtype=times.dtype, device=times.device)[1:])
         kept.append(kept[-1] + share)

@@ -1,0 +1,50 @@
+"""What the commands share: flags, and errors told in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .errors import UserError
+
+__all__ = ["parse", "run_command"]
+
+Options = TypeVar("Options")
+
+
+def parse(kind: type[Options], name: str, argv: list[str], description: str, default: Any = None) -> Options:
+    """Read a command line into a dataclass; --help explains every flag, a wrong one is answered with the nearest.
+
+    Raises:
+        SystemExit: code 2 for a wrong command line, 0 after --help.
+    """
+    import tyro
+
+    extra = {} if default is None else {"default": default}
+    options: Options = tyro.cli(
+        kind,
+        prog=f"python -m ncode_gen.{name}",
+        args=argv,
+        description=description,
+        use_underscores=True,
+        **extra,
+    )
+    return options
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Run a command's `main`, and turn a user's mistake into one sentence and an exit code other than 0."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.code) from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

@@ -1,0 +1,209 @@
+"""Score a model: `python -m ncode_gen.evaluate RUN --n 10000 [--features NAME] [--particles 128] [--out FILE]`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from .command import parse, run_command
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .autoencoder import LatentModel
+    from .data import Images
+    from .metrics import FeatureNetwork, Score
+
+__all__ = ["Options", "main"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder, or a folder in checkpoints/."""
+    n: int = 10000
+    """Number of samples that are scored against the test images."""
+    features: str = ""
+    """Feature network: digits-classifier, mnist-classifier, fashion-classifier, inception or efficientnet-lite0; the
+    image set's own if not given."""
+    features_path: Path | None = None
+    """File with the feature network's weights, on machines without a network."""
+    particles: int = 128
+    """Particles of the importance-weighted likelihood; 0 leaves likelihoods out."""
+    limit: int = 0
+    """Score only so many test images; 0 for all."""
+    seed: int = 0
+    """Seed of samples, targets and noise."""
+    out: Path | None = None
+    """File of the result; RUN/evaluation.json if not given."""
+    root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
+    """Folder of the images, where it is not the one that the recipe names."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+def main(argv: list[str]) -> None:
+    """Score samples, likelihoods and reconstructions; print a table and write evaluation.json."""
+    options = parse(Options, "evaluate", argv, "Score a trained model on its held-out images.")
+    for flag, value, least in (("n", options.n, 2), ("particles", options.particles, 0), ("limit", options.limit, 0)):
+        if value < least:
+            raise UserError(f"--{flag} must be at least {least}, got {value}")
+
+    import torch
+
+    from .data import load_data
+    from .files import write_json
+    from .metrics import FEATURES, default_features, load_features, score_reconstruction
+    from .run import describe_environment, find_run, load_recipe, load_run, resolve_device, weights_digest
+
+    started = time.perf_counter()
+    folder = find_run(options.run)
+    recipe = load_recipe(folder)
+    device = resolve_device(options.device)
+    name = options.features or default_features(recipe.data.name)
+    if name not in FEATURES:
+        raise UserError(f"--features must be one of {', '.join(FEATURES)}, got {name}")
+    network = load_features(name, options.features_path, device)
+    model = load_run(folder, device).to(memory_format=torch.channels_last)
+    data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
+    test = load_data(data, recipe.training.workers).test
+    if options.limit:
+        test = test.head(options.limit)
+
+    scores: dict[str, Score] = {}
+    protocol: dict[str, Any] = {
+        "data": recipe.data.name,
+        "split": "test",
+        "test_images": len(test),
+        "n": options.n,
+        "seed": options.seed,
+        "features": {"name": network.name, "size": network.size, "digest": network.digest},
+        "weights_digest": weights_digest(folder),
+        "prior": recipe.prior.kind,
+        "interval": "95 %, value -+ 1.96 standard errors (bootstrap for fid, ten disjoint parts for kid)",
+        "environment": describe_environment(device, options.seed),
+    }
+    protocol["warnings"] = _score_samples(model, test, network, options, scores)
+    scores |= score_reconstruction(model, test)
+    _score_likelihood(model, test, options, scores, protocol)
+    protocol["seconds"] = round(time.perf_counter() - started, 1)
+
+    out = options.out or folder / "evaluation.json"
+    result = {"protocol": protocol, "scores": {key: dataclasses.asdict(score) for key, score in scores.items()}}
+    write_json(out, result)
+    if not options.quiet:
+        _print_table(recipe.name, protocol, scores)
+        print(f"written to {out}")
+
+
+def _score_samples(
+    model: LatentModel, test: Images, network: FeatureNetwork, options: Options, scores: dict[str, Score]
+) -> list[str]:
+    """Score samples against test images in feature space; return warnings about the protocol."""
+    import torch
+
+    from .metrics.frechet import frechet_score
+    from .metrics.kernel import kernel_score
+    from .metrics.manifold import precision_recall
+    from .progress import track
+
+    batch = 250
+    generator = torch.Generator().manual_seed(options.seed)
+    with track("samples", options.n, quiet=options.quiet) as progress:
+
+        def samples() -> Any:
+            left = options.n
+            while left:
+                count = min(batch, left)
+                yield model.sample(count, generator)
+                progress.advance(count)
+                left -= count
+
+        fake = network.of(samples())
+    real = network.of(test.batches(batch, device=model.device))
+    scores["fid"] = frechet_score(real, fake, seed=options.seed)
+    scores["kid"] = kernel_score(real, fake, seed=options.seed)
+    scores["precision"], scores["recall"] = precision_recall(real, fake)
+    fewest = min(len(real), len(fake))
+    if fewest < 2 * network.size:
+        return [
+            f"fid: {fewest} images are fewer than twice the {network.size} features, so its covariance is poorly "
+            "known; trust kid instead"
+        ]
+    return []
+
+
+def _score_likelihood(
+    model: LatentModel, test: Images, options: Options, scores: dict[str, Score], protocol: dict[str, Any]
+) -> None:
+    from .metrics import mean_score, score_likelihood
+    from .progress import console
+
+    flow = model.posterior.flow
+    protocol["particles"] = options.particles
+    protocol["likelihood"] = model.likelihood.protocol
+    if flow is not None:
+        import torch
+
+        evaluations = model.trajectory(test.first(500, model.device), torch.tensor([0.0, 1.0])).nfe
+        scores["nfe"] = mean_score(torch.full((2,), float(evaluations)))
+    if options.particles == 0:
+        return
+    if model.posterior.deterministic:
+        protocol["likelihood"] = "none: a deterministic autoencoder has no posterior density"
+        return
+    try:
+        found = score_likelihood(model, test, options.particles, seed=options.seed, quiet=options.quiet)
+    except ValueError as error:
+        # The other scores stand; a likelihood that the solver decides is not printed.
+        protocol["warnings"].append(str(error))
+        console.print(f"no likelihood: {error}")
+        return
+    scores["elbo_nats"], scores["nll_nats"], scores["bits_per_dim"] = found.elbo, found.nll, found.bits_per_dim
+    protocol["solver"] = {
+        "refined": found.solver,
+        "coarse": found.coarse_solver,
+        "coarse_elbo_nats": found.coarse_elbo.value,
+        "coarse_nll_nats": found.coarse_nll.value,
+        "moved_nats": found.moved,
+    }
+
+
+UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "bits_per_dim": "bits", "psnr": "dB", "nfe": "evaluations"}
+
+
+def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    features, solver = protocol["features"]["name"], protocol.get("solver")
+    labels = {key: f"{key.upper()}[{features}, n={protocol['n']}, test]" for key in ("fid", "kid")}
+    labels |= {key: f"{key} [{features}]" for key in ("precision", "recall")}
+    labels |= {"nll_nats": f"NLL [K={protocol['particles']}]", "elbo_nats": "ELBO", "bits_per_dim": "NLL in bits/dim"}
+    table = Table(title=f"{name}: {protocol['test_images']} test images, {protocol['likelihood']}")
+    for column in ("score", "value", "95 % interval", "unit"):
+        table.add_column(column, justify="left" if column in ("score", "unit") else "right")
+    for key, score in scores.items():
+        interval = f"{score.low:.4g} to {score.high:.4g}"
+        table.add_row(labels.get(key, key), f"{score.value:.4g}", interval, UNITS.get(key, ""))
+    console = Console(width=110)
+    console.print(table)
+    if solver and solver["refined"] != "none":
+        console.print(
+            f"likelihoods with {solver['refined']}, which moved by {solver['moved_nats']:.3f} nats at the last "
+            f"doubling; with {solver['coarse']} the NLL is {solver['coarse_nll_nats']:.3f}"
+        )
+    for warning in protocol["warnings"]:
+        console.print(f"warning: {warning}")
+
+
+if __name__ == "__main__":
+    run_command(main)

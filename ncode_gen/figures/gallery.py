@@ -1,0 +1,81 @@
+"""Every picture of a model in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from ..autoencoder import LatentModel
+from ..data import Images
+from .grids import labelled_rows
+from .style import FileFormat, new_figure, save, show_picture
+from .trajectories import draw_film_strip, draw_paths, save_animation
+
+__all__ = ["FIGURES", "draw_gallery"]
+
+FIGURES = ("samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation")
+CONTEXT = 1000
+
+
+def draw_gallery(
+    model: LatentModel, images: Images, folder: Path, *, title: str, kind: FileFormat = "png", seed: int = 0
+) -> list[Path]:
+    """Draw samples, reconstructions, interpolations, latent paths, a film strip and an animation.
+
+    Args:
+        model: the model, in eval mode.
+        images: held-out images.
+        folder: where the pictures go; made if absent.
+        title: name of the model, printed on the pictures.
+        kind: "png", or "pdf" or "svg" for vector graphics (the animation is always a GIF).
+        seed: seed of the samples.
+
+    Returns:
+        The files written; without a flow there are no trajectories.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    held_out = images.first(CONTEXT, model.device)
+    few = held_out[:8]
+    files = []
+
+    samples = model.sample(64, torch.Generator().manual_seed(seed))
+    figure, axes = new_figure(8, 8, 0.5)
+    for i, picture in enumerate(samples):
+        show_picture(axes[i // 8][i % 8], picture)
+    figure.suptitle(f"{title}: samples, seed {seed}", fontsize=9)
+    files.append(save(figure, folder / "samples", kind))
+
+    many = held_out[:20]
+    originals, copies = many.cpu(), model.reconstruct(many).cpu()
+    half = (len(many) + 1) // 2
+    rows = [originals[:half], copies[:half]]
+    labels = ["original", "reconstruction"]
+    if len(many) == 2 * half:
+        rows += [originals[half:], copies[half:]]
+        labels *= 2
+    files.append(save(labelled_rows(rows, labels, f"{title}: held-out images"), folder / "reconstructions", kind))
+
+    files.append(save(_interpolations(model, few, title), folder / "interpolations", kind))
+
+    paths = draw_paths(model, few[:7], held_out, title)
+    if paths is not None:
+        files.append(save(paths, folder / "trajectories", kind))
+        files.append(save(draw_film_strip(model, few[:6], title), folder / "filmstrip", kind))
+        files.append(save_animation(model, held_out[:16], folder / "animation.gif"))
+    return files
+
+
+def _interpolations(model: LatentModel, images: torch.Tensor, title: str, points: int = 9) -> Figure:
+    latents = model.encode(images)
+    ends = [(i, i + 1) for i in range(0, len(images) - 1, 2)] or [(0, 0)]
+    rows = []
+    for start, end in ends:
+        weights = torch.linspace(0, 1, points, device=latents.device).unsqueeze(1)
+        between = model.decode(torch.lerp(latents[start], latents[end], weights)).cpu()
+        rows.append(torch.cat([images[start : start + 1].cpu(), between, images[end : end + 1].cpu()]))
+    labels = [f"{start + 1} to {end + 1}" for start, end in ends]
+    return labelled_rows(rows, labels, f"{title}: straight lines between latents; originals at the ends")

@@ -1,0 +1,160 @@
+"""Latent paths with the vector field that each sample's own control makes, and the pictures along them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..autoencoder import ControlledPosterior, LatentModel
+from ..files import write_atomically
+from .grids import labelled_rows, picture_grid
+from .style import COLOURS, new_figure, show_picture
+
+__all__ = ["draw_film_strip", "draw_paths", "principal_plane", "save_animation"]
+
+FRAMES = 33
+DRAWS = 24
+ARROWS = 13
+
+
+def principal_plane(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean (d,), the first two principal directions (2, d) and their shares of the variance (2,)."""
+    values = latents.double()
+    centre = values.mean(0)
+    _, strengths, directions = torch.linalg.svd(values - centre, full_matrices=False)
+    shares = strengths**2 / (strengths**2).sum().clamp_min(1e-12)
+    if directions.shape[0] < 2:
+        directions = torch.cat([directions, torch.zeros_like(directions[:1])])
+        shares = torch.cat([shares, torch.zeros_like(shares[:1])])
+    return centre.float(), directions[:2].float(), shares[:2].float()
+
+
+def draw_paths(model: LatentModel, images: Tensor, context: Tensor, title: str) -> Figure | None:
+    """Draw the latent paths of `images`, one panel for all and one for each over its own vector field.
+
+    Args:
+        model: a model with a flow.
+        images: (n, C, H, W) in [0, 1], n >= 1.
+        context: images whose latents span the principal plane.
+        title: heading.
+
+    Returns:
+        The figure; None for a model without a flow.
+    """
+    flow = model.posterior.flow
+    if flow is None:
+        return None
+    path = model.trajectory(images, torch.linspace(0, 1, FRAMES))
+    features = model.features(images.to(model.device))
+    clouds = _clouds(model, features)
+    latents = model.encode(context)
+    centre, plane, shares = principal_plane(latents)
+
+    def project(points: Tensor) -> Tensor:
+        return ((points - centre) @ plane.T).cpu()
+
+    columns = 1 + len(images)
+    rows = 2 if columns > 4 else 1
+    across = -(-columns // rows)
+    figure, grid = new_figure(rows, across, 1.9)
+    axes = [spot for line in grid for spot in line]
+    for spot in axes[columns:]:
+        spot.set_visible(False)
+
+    everywhere = project(latents)
+    axes[0].scatter(everywhere[:, 0], everywhere[:, 1], s=2, color="#BBBBBB", linewidths=0, label="latents")
+    axes[0].set_title("all paths")
+    for i in range(len(images)):
+        colour = COLOURS[i % len(COLOURS)]
+        for spot in (axes[0], axes[1 + i]):
+            line = project(path.states[:, i])
+            spot.plot(line[:, 0], line[:, 1], color=colour, lw=1.4)
+            spot.plot(line[-1, 0], line[-1, 1], "o", color=colour, ms=3)
+        spot = axes[1 + i]
+        if clouds is not None:
+            drawn = project(clouds[:, i])
+            spot.plot(drawn[..., 0], drawn[..., 1], color=colour, lw=0.4, alpha=0.6)
+            spot.scatter(drawn[-1, :, 0], drawn[-1, :, 1], s=3, color=colour, linewidths=0)
+            extent = torch.cat([drawn.flatten(0, 1), line])
+        else:
+            extent = line
+        middle, half = _square(extent)
+        steps = torch.linspace(-1, 1, ARROWS) * half
+        offsets = torch.cartesian_prod(steps, steps)
+        inside = path.states[FRAMES // 2, i]
+        # The plane through the middle of the sample's own path: other directions stay where the sample is.
+        shift = (middle + offsets).to(inside) - project(inside).to(inside)
+        points = (inside + shift @ plane).unsqueeze(0)
+        control = None if path.control is None else path.control[FRAMES // 2, i : i + 1]
+        velocity = flow.velocity(0.5, points, features[i : i + 1], control)[0]
+        arrows = (velocity @ plane.T).cpu()
+        where = middle + offsets
+        spot.quiver(where[:, 0], where[:, 1], arrows[:, 0], arrows[:, 1], color="#888888", width=0.004, zorder=0)
+        spot.set_title(f"sample {i + 1}", color=colour)
+        inset = spot.inset_axes((0.0, 0.76, 0.24, 0.24))
+        show_picture(inset, images[i])
+    axes[0].set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)")
+    axes[0].set_ylabel(f"PC 2 ({100 * shares[1]:.0f} %)")
+    for spot in axes[:columns]:
+        spot.set_xticks([])
+        spot.set_yticks([])
+    figure.suptitle(f"{title}: latent paths x(t), dot at t = 1; arrows: each sample's own field at t = 0.5", fontsize=9)
+    return figure
+
+
+def _clouds(model: LatentModel, features: Tensor) -> Tensor | None:
+    """Return the paths of some posterior draws, (T, n, K, d); None if the posterior is not random."""
+    posterior = model.posterior
+    if not isinstance(posterior, ControlledPosterior) or posterior.flow is None:
+        return None
+    mean, log_std = posterior.moments(features)
+    noise = torch.randn(1, DRAWS, model.dim, generator=torch.Generator().manual_seed(0)).to(features.device)
+    starts = mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise
+    times = torch.linspace(0, 1, FRAMES, device=features.device)
+    with torch.no_grad():
+        states: Tensor = posterior.flow(starts, features, times=times).states
+    return states
+
+
+def _square(points: Tensor) -> tuple[Tensor, float]:
+    """Return the centre (2,) and half the side of a square around points (m, 2), with a margin."""
+    low, high = points.min(0).values, points.max(0).values
+    return (low + high) / 2, 0.6 * max(float((high - low).max()), 1e-3)
+
+
+def draw_film_strip(model: LatentModel, images: Tensor, title: str, frames: int = 9) -> Figure:
+    """Draw the decoded states along t, a row for each image, its original before it."""
+    times = torch.linspace(0, 1, frames)
+    pictures = model.trajectory(images, times, decode=True).pictures
+    assert pictures is not None
+    rows = [torch.cat([images[i : i + 1].cpu(), pictures[:, i].cpu()]) for i in range(len(images))]
+    figure = labelled_rows(rows, [f"sample {i + 1}" for i in range(len(images))], f"{title}: decoded x(t) along t")
+    for spot, label in zip(figure.axes[: frames + 1], ["original", *(f"t = {t:.2f}" for t in times)], strict=True):
+        spot.set_title(label, fontsize=7)
+    return figure
+
+
+def save_animation(model: LatentModel, images: Tensor, path: Path) -> Path:
+    """Write the decoded states along t as an animated GIF, a bar below showing the time."""
+    times = torch.linspace(0, 1, FRAMES)
+    pictures = model.trajectory(images, times, decode=True).pictures
+    assert pictures is not None
+    frames = []
+    for t, shown in zip(times.tolist(), pictures, strict=True):
+        grid = picture_grid(shown)
+        frame = Image.new("RGB", (grid.width, grid.height + 8), "white")
+        frame.paste(grid)
+        ImageDraw.Draw(frame).rectangle((4, grid.height, 4 + t * (grid.width - 8), grid.height + 4), fill=COLOURS[0])
+        frames.append(frame)
+    durations = [60] * (FRAMES - 1) + [1200]
+    write_atomically(
+        path,
+        lambda partial: frames[0].save(
+            partial, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+        ),
+    )
+    return path

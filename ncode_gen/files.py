@@ -1,0 +1,57 @@
+"""Files written so that nothing is lost or half written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+__all__ = ["append_json_line", "write_atomically", "write_json"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in its place in one move.
+
+    Raises:
+        UserError: the place cannot be written, or the disk is full; what stood at `path` before is intact.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except UserError:
+        raise
+    except Exception as error:
+        # torch and safetensors report a full disk in exceptions of their own.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write {path}: {reason}; free the space or name another place with --out", code=1
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append one line of JSON.
+
+    Raises:
+        UserError: the place cannot be written, or the disk is full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free the space", code=1) from None

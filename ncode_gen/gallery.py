@@ -1,0 +1,59 @@
+"""Draw a model: `python -m ncode_gen.gallery RUN [--out FOLDER] [--format png|pdf|svg]`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .command import parse, run_command
+from .figures.style import FileFormat
+
+__all__ = ["Options", "main"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder, or a folder in checkpoints/."""
+    out: Path | None = None
+    """Folder of the pictures; RUN/gallery if not given."""
+    format: FileFormat = "png"
+    """png, or pdf or svg for vector graphics (the animation is always a GIF)."""
+    root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
+    """Folder of the images, where it is not the one that the recipe names."""
+    seed: int = 0
+    """Seed of the samples."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+def main(argv: list[str]) -> None:
+    """Draw samples, reconstructions, interpolations, trajectories and the animation."""
+    options = parse(Options, "gallery", argv, "Draw samples, reconstructions, interpolations and trajectories.")
+
+    from .data import load_data
+    from .figures import draw_gallery
+    from .run import find_run, load_recipe, load_run, resolve_device
+
+    folder = find_run(options.run)
+    recipe = load_recipe(folder)
+    model = load_run(folder, resolve_device(options.device))
+    data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
+    images = load_data(data, recipe.training.workers).test
+    out = options.out or folder / "gallery"
+    files = draw_gallery(model, images, out, title=recipe.name, kind=options.format, seed=options.seed)
+    if not options.quiet:
+        for file in files:
+            print(file)
+
+
+if __name__ == "__main__":
+    run_command(main)

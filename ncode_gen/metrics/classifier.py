@@ -1,0 +1,46 @@
+"""A small classifier whose last hidden layer serves as a feature network without a download."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = ["SmallClassifier"]
+
+
+class SmallClassifier(nn.Module):
+    """Convolutions with batch normalisation, 64 features, and a linear read-out.
+
+    Args:
+        side: height and width of the images, which have one channel.
+        classes: number of classes.
+        width: channels of the first convolution.
+    """
+
+    FEATURES = 64
+
+    def __init__(self, side: int, classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.side = side
+        layers: list[nn.Module] = []
+        channels, out = 1, width
+        while side > 4:
+            layers += [
+                nn.Conv2d(channels, out, 3, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            channels, out, side = out, min(2 * out, 2 * width), side // 2
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.hidden = nn.Sequential(nn.Linear(channels * side * side, self.FEATURES), nn.ReLU())
+        self.head = nn.Linear(self.FEATURES, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the last hidden layer, (n, 64), of images (n, 1, side, side) in [0, 1]."""
+        features: Tensor = self.hidden(self.body(images))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class scores (n, classes)."""
+        scores: Tensor = self.head(self.features(images))
+        return scores

@@ -1,0 +1,48 @@
+"""Improved precision and recall: how much of each set lies within the other's neighbourhoods."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .score import Score
+
+__all__ = ["precision_recall"]
+
+BLOCK = 1024
+
+
+def _radii(points: Tensor, neighbours: int) -> Tensor:
+    """Return the distance of each point (n, d) to its k-th nearest other point, (n,)."""
+    rows = [
+        torch.cdist(part, points).kthvalue(min(neighbours + 1, len(points)), dim=1).values
+        for part in points.split(BLOCK)
+    ]
+    return torch.cat(rows)
+
+
+def _covered(points: Tensor, support: Tensor, radii: Tensor) -> float:
+    """Return the share of points within the radius of at least one support point."""
+    inside = [(torch.cdist(part, support) <= radii).any(1) for part in points.split(BLOCK)]
+    return float(torch.cat(inside).double().mean())
+
+
+def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[Score, Score]:
+    """Return precision and recall of features (m, d) against real features (n, d).
+
+    Source: Kynkaanniemi et al., "Improved precision and recall metric", NeurIPS 2019, equations 1 and 2. The
+    standard errors are those of a share of independent points.
+    """
+    real, fake = real.float(), fake.float()
+    precision = _covered(fake, real, _radii(real, neighbours))
+    recall = _covered(real, fake, _radii(fake, neighbours))
+
+    def error(share: float, n: int) -> float:
+        return math.sqrt(share * (1 - share) / n)
+
+    return (
+        Score.from_error(precision, error(precision, len(fake))),
+        Score.from_error(recall, error(recall, len(real))),
+    )

@@ -1,0 +1,61 @@
+"""A value with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Score", "bootstrap_score", "mean_score"]
+
+NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score and the ends of its 95 % interval, value -+ 1.96 standard errors.
+
+    Attributes:
+        value: the score.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def from_error(cls, value: float, error: float) -> Score:
+        """Return the score with a given standard error."""
+        return cls(value, value - NORMAL_95 * error, value + NORMAL_95 * error)
+
+
+def mean_score(values: Tensor) -> Score:
+    """Return the mean of independent values (n,), with the standard error of a mean.
+
+    >>> mean_score(torch.tensor([1.0, 1.0, 1.0])).value
+    1.0
+    """
+    held = values.double()
+    error = float(held.std()) / math.sqrt(len(held)) if len(held) > 1 else 0.0
+    return Score.from_error(float(held.mean()), error)
+
+
+def bootstrap_score(value: float, resampled: Callable[[torch.Generator], float], replicates: int, seed: int) -> Score:
+    """Return a score with the standard deviation of its bootstrap replicates as its standard error.
+
+    The interval stands around the value itself, since resampling shifts the Frechet distance upwards.
+
+    Args:
+        value: the score on all data.
+        resampled: computes the score on data drawn with replacement, given random numbers.
+        replicates: number of draws.
+        seed: seed of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.tensor([resampled(generator) for _ in range(replicates)], dtype=torch.float64)
+    return Score.from_error(value, float(drawn.std()) if replicates > 1 else 0.0)

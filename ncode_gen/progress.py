@@ -1,0 +1,145 @@
+"""How training shows itself: a bar on a terminal, a line a minute elsewhere, and TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .autoencoder import LatentModel
+from .data import Images
+
+__all__ = ["Reporter", "console", "track"]
+
+SECONDS_BETWEEN_LINES = 60.0
+PICTURES = 64
+
+console = Console(stderr=True, highlight=False)
+
+
+class Reporter:
+    """Tells how training goes.
+
+    Args:
+        folder: run folder; TensorBoard's files go below it.
+        total: number of steps.
+        batch: images in a step.
+        quiet: whether to print nothing.
+    """
+
+    def __init__(self, folder: Path, total: int, batch: int, *, quiet: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.total, self.batch, self.quiet = total, batch, quiet
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.2f}"),
+            TextColumn("{task.fields[speed]:.0f} images/s, NFE {task.fields[nfe]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=total, epoch=1, loss=float("nan"), speed=0.0, nfe=0)
+        self.start, self.first_step, self.last_line = time.monotonic(), -1, 0.0
+
+    def __enter__(self) -> Reporter:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+        self.writer.close()
+
+    def tell(self, line: str) -> None:
+        """Print one line, unless quiet."""
+        if not self.quiet:
+            console.print(line)
+
+    def step(self, step: int, epoch: int, loss: float, nfe: int) -> None:
+        """Show the step, the loss of the epoch so far, the speed and the evaluations of the field."""
+        now = time.monotonic()
+        if self.first_step < 0:
+            # The first steps may have paid the compiler; the speed is counted from here.
+            self.start, self.first_step = now, step
+        speed = (step - self.first_step) * self.batch / max(now - self.start, 1e-9)
+        self.bar.update(self.task, completed=step, epoch=epoch + 1, loss=loss, speed=speed, nfe=nfe)
+        if not console.is_terminal and now - self.last_line > SECONDS_BETWEEN_LINES:
+            left = (self.total - step) * self.batch / speed if speed > 0 else float("nan")
+            self.tell(
+                f"epoch {epoch + 1}, step {step}/{self.total}: loss {loss:.2f}, {speed:.0f} images/s, "
+                f"NFE {nfe}, {left:.0f} s left"
+            )
+            self.last_line = now
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Write the numbers of an epoch to TensorBoard."""
+        for key, value in row.items():
+            if key not in ("step", "epoch"):
+                self.writer.add_scalar(key, value, row["step"])
+        if "validation_nats" in row and console.is_terminal:
+            self.tell(f"epoch {row['epoch']}: validation {row['validation_nats']:.2f} nats")
+
+    def pictures(self, model: LatentModel, images: Images, step: int) -> None:
+        """Write a grid of samples, and one of reconstructions below their originals, to TensorBoard."""
+        from torchvision.utils import make_grid
+
+        originals = images.first(16, model.device)
+        pairs = torch.cat([originals, model.reconstruct(originals)])
+        samples = model.sample(PICTURES, torch.Generator().manual_seed(0))
+        self.writer.add_image("samples", make_grid(samples, 8), step)
+        self.writer.add_image("reconstructions", make_grid(pairs, len(originals)), step)
+
+
+class track:
+    """A bar for a known number of steps, with the time left; quiet off a terminal.
+
+    Args:
+        label: what is done.
+        total: number of steps.
+        quiet: whether to show nothing.
+    """
+
+    def __init__(self, label: str, total: int, *, quiet: bool) -> None:
+        self.bar = Progress(
+            TextColumn(label),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task(label, total=total)
+        self.label, self.total, self.quiet, self.done = label, total, quiet, 0
+        self.last_line = self.start = time.monotonic()
+
+    def __enter__(self) -> track:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def advance(self, steps: int = 1) -> None:
+        """Count steps as done."""
+        self.done += steps
+        self.bar.advance(self.task, steps)
+        now = time.monotonic()
+        if not self.quiet and not console.is_terminal and now - self.last_line > SECONDS_BETWEEN_LINES:
+            left = (now - self.start) / self.done * (self.total - self.done)
+            console.print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left")
+            self.last_line = now

@@ -1,0 +1,81 @@
+"""Draw samples: `python -m ncode_gen.sample RUN --n 64 [--seed 0] [--out FILE.png | FILE.npz | FOLDER/]`."""
+
+from __future__ import annotations
+
+import functools
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from torch import Tensor
+
+from .command import parse, run_command
+from .errors import UserError
+
+__all__ = ["Options", "main"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder, or a folder in checkpoints/."""
+    n: int = 64
+    """Number of samples."""
+    seed: int = 0
+    """Seed; the same one gives the same pictures."""
+    out: str = ""
+    """FILE.png for one grid, FILE.npz for an array (n, H, W, C) in [0, 1], FOLDER/ for single PNGs;
+    samples.png if not given."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+def main(argv: list[str]) -> None:
+    """Draw samples, write them, and print where they are."""
+    options = parse(Options, "sample", argv, "Draw samples from a trained model.")
+    if options.n < 1:
+        raise UserError(f"--n must be at least 1, got {options.n}")
+    out = options.out or "samples.png"
+    single = out.endswith("/") or Path(out).is_dir()
+    if not single and Path(out).suffix not in (".png", ".npz"):
+        raise UserError(f"--out must end with .png, .npz or / (a folder of PNGs), got {out}")
+
+    import torch
+
+    from .run import load_run, resolve_device
+
+    model = load_run(options.run, resolve_device(options.device))
+    images = model.sample(options.n, torch.Generator().manual_seed(options.seed))
+    _write(images.cpu(), Path(out), single)
+    if not options.quiet:
+        print(f"{options.n} samples, seed {options.seed}: {out}")
+
+
+def _write(images: Tensor, out: Path, single: bool) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from .figures import picture_grid, to_bytes
+    from .files import write_atomically
+
+    if single:
+        digits = len(str(len(images) - 1))
+        for i, picture in enumerate(to_bytes(images).permute(0, 2, 3, 1).numpy()):
+            image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
+            write_atomically(out / f"{i:0{digits}d}.png", functools.partial(image.save, format="PNG"))
+    elif out.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=images.permute(0, 2, 3, 1).numpy())
+        write_atomically(out, lambda partial: partial.write_bytes(buffer.getvalue()))
+    else:
+        grid = picture_grid(images)
+        write_atomically(out, lambda partial: grid.save(partial, format="PNG"))
+
+
+if __name__ == "__main__":
+    run_command(main)

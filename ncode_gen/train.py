@@ -1,0 +1,91 @@
+"""Train a model: `python -m ncode_gen.train [MODEL.toml] [--section.key value ...]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .command import parse, run_command
+from .errors import UserError
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    model: tyro.conf.Positional[Path | None] = None
+    """Model file, such as models/mnist/ncode-open.toml; without one, the default model on the embedded digits."""
+    out: Path | None = None
+    """Run folder; runs/NAME if not given."""
+    resume: Path | None = None
+    """Run folder whose training goes on."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+
+
+def main(argv: list[str]) -> None:
+    """Train, draw the gallery, and end with its path."""
+    description = "Train a generative model whose encoder controls the flow of its latents."
+    options = parse(Options, "train", argv, description)
+    source = options.model
+    if options.resume is not None:
+        if source is not None:
+            raise UserError("give a model file or --resume, not both: a run folder holds its own recipe")
+        source = options.resume / "recipe.toml"
+        if not source.is_file():
+            raise UserError(
+                f"{options.resume} is no run folder: it holds no recipe.toml, so there is nothing to resume"
+            )
+    if source is not None:
+        default = Options(recipe=Recipe.load(_located(source)))
+        options = parse(Options, "train", argv, description, default)
+    recipe = options.recipe
+    recipe.check("command line")
+    folder = options.resume or options.out or Path("runs") / recipe.name
+
+    from .data import load_data
+    from .figures import draw_gallery
+    from .run import WEIGHTS, resolve_device
+    from .trainer import Interrupted, train
+
+    if options.resume is None and (folder / WEIGHTS).exists():
+        raise UserError(
+            f"{folder} already holds a trained model; name another folder with --out, remove it, or go on training "
+            f"with --resume {folder}"
+        )
+    device = resolve_device(options.device)
+    splits = load_data(recipe.data, recipe.training.workers)
+    try:
+        model = train(recipe, splits, folder, device=device, resume=options.resume is not None, quiet=options.quiet)
+    except Interrupted:
+        raise UserError(
+            f"stopped; everything up to here is kept. Go on with: python -m ncode_gen.train --resume {folder}",
+            code=130,
+        ) from None
+    pictures = draw_gallery(model, splits.test, folder / "gallery", title=recipe.name)
+    if not options.quiet:
+        print(f"trained {recipe.name}: {folder}")
+        print(f"gallery: {pictures[0].parent}")
+
+
+def _located(source: Path) -> Path:
+    """Return the model file, looked for beside the package too, so that models/... works from anywhere."""
+    from .run import shipped
+
+    if source.exists() or source.parts[:1] != ("models",):
+        return source
+    inside = [place / source.relative_to("models") for place in shipped("models")]
+    return next((path for path in inside if path.exists()), source)
+
+
+__all__ = ["Options", "main"]
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,361 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .autoencoder import LatentModel, LearnedStart, SolverChoice, build_model
+from .data import Images, Splits
+from .errors import UserError
+from .files import append_json_line, write_atomically, write_json
+from .progress import Reporter
+from .recipe import Recipe
+from .run import RECIPE, describe_environment, load_state, save_state, save_weights
+from .solvers import TABLEAUS, random_grid
+
+__all__ = ["Interrupted", "fit_prior", "train"]
+
+COMPILE_FROM = 3000
+VALIDATION_IMAGES = 2000
+PRIOR_LATENTS = 60000
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user, after its state was saved."""
+
+
+def make_loss(model: LatentModel, recipe: Recipe) -> Loss:
+    """Return the loss of a batch: (target, noise, weight of the KL term, grid) -> (loss, nats to report)."""
+    if recipe.objective.kind == "autoencoder":
+        penalty = recipe.objective.latent_penalty
+
+        def autoencoding(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+            log_likelihood, latents = model.autoencoding(target, SolverChoice(grid=grid))
+            fit = -log_likelihood.mean()
+            return fit + penalty * 0.5 * (latents * latents).sum(-1).mean(), fit.detach()
+
+        return autoencoding
+
+    def negative_elbo(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        terms = model.terms(target, noise, SolverChoice(grid=grid))
+        divergence = terms.log_posterior - terms.log_prior
+        return (beta * divergence - terms.log_likelihood).mean(), -terms.elbo.mean().detach()
+
+    return negative_elbo
+
+
+def learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    """Return the rate at a step: a linear rise, then half a cosine down to zero.
+
+    >>> round(learning_rate(Recipe(), 100, 100), 6)
+    0.0
+    """
+    rise = max(1, round(recipe.training.warmup * total))
+    if step < rise:
+        return recipe.training.rate * (step + 1) / rise
+    return recipe.training.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def update_average(average: LatentModel, model: LatentModel, decay: float, step: int) -> None:
+    """Move the averaged weights towards the current ones; the decay grows from 0.1, so early weights are forgotten."""
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+
+
+class CompiledLoss:
+    """A loss compiled at its first call; where the compiler fails, one clear line is told and it runs as it is."""
+
+    def __init__(self, loss: Loss, tell: Callable[[str], None]) -> None:
+        self.plain, self.loss, self.tell, self.pending = loss, loss, tell, True
+
+    def __call__(self, target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss and the nats to report."""
+        if not self.pending:
+            return self.loss(target, noise, beta, grid)
+        self.pending = False
+        start = time.perf_counter()
+        try:
+            compiled = torch.compile(self.plain, fullgraph=True, dynamic=False)
+            loss, _ = compiled(target, noise, beta, grid)
+            loss.backward(retain_graph=False)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            self.tell(f"compilation failed ({type(error).__name__}: {reason[:120]}); training goes on uncompiled")
+        else:
+            self.loss = compiled
+            self.tell(f"compiled the training step in {time.perf_counter() - start:.0f} s")
+        return self.loss(target, noise, beta, grid)
+
+
+@dataclass
+class Progress:
+    """Where training stands: the next step is batch `batch` of epoch `epoch`."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+def train(
+    recipe: Recipe,
+    splits: Splits,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    quiet: bool = False,
+) -> LatentModel:
+    """Train the model of a recipe into a run folder.
+
+    Args:
+        recipe: the model.
+        splits: the images.
+        folder: run folder; made if absent.
+        device: where to train.
+        resume: go on from the state in the folder.
+        quiet: print nothing but errors.
+
+    Returns:
+        The model with averaged weights and fitted prior, in eval mode.
+
+    Raises:
+        UserError: the loss is not finite, the state does not fit the recipe, or the folder cannot be written.
+        Interrupted: Ctrl-C; the state was saved.
+    """
+    # Set-up.
+    torch.manual_seed(recipe.seed)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    model = build_model(recipe, splits.train.shape).to(device).to(memory_format=torch.channels_last)
+    average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.training.rate,
+        weight_decay=recipe.training.decay,
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    at = Progress()
+    if resume:
+        at = _restore(folder, model, average, optimiser, generator)
+    write_atomically(folder / RECIPE, lambda partial: partial.write_text(recipe.to_toml(), encoding="utf-8"))
+    write_json(folder / "environment.json", describe_environment(device, recipe.seed))
+
+    batch = min(recipe.training.batch, len(splits.train))
+    per_epoch = len(splits.train) // batch
+    total = per_epoch * recipe.training.epochs
+    reporter = Reporter(folder, total, batch, quiet=quiet)
+    loss_of = make_loss(model, recipe)
+    if recipe.training.compile == "on" or (recipe.training.compile == "auto" and total >= COMPILE_FROM):
+        loss_of = CompiledLoss(loss_of, reporter.tell)
+    nfe = _evaluations(recipe)
+
+    with reporter, _interruptible() as asked_to_stop:
+        try:
+            while at.epoch < recipe.training.epochs:
+                started, sums, counted = time.perf_counter(), torch.zeros(3, device=device), 0
+                for images in _epoch(splits.train, batch, at, recipe.seed, device):
+                    # Step.
+                    beta = torch.tensor(_beta(recipe, at.step, total), device=device)
+                    rate = learning_rate(recipe, at.step, total)
+                    for group in optimiser.param_groups:
+                        group["lr"] = rate
+                    target, noise, grid = _random_inputs(model, images, recipe, generator)
+                    loss, nats = loss_of(target, noise, beta, grid)
+                    optimiser.zero_grad(set_to_none=True)
+                    loss.backward()
+                    limit = recipe.training.clip or math.inf
+                    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+                    sums += torch.stack([loss.detach(), nats, norm])
+                    counted += 1
+                    last = counted % 20 == 0 or at.batch + 1 == per_epoch
+                    if last and not bool(torch.isfinite(sums).all()):
+                        raise UserError(
+                            f"the loss is not finite at step {at.step} (learning rate {rate:.2g}); "
+                            "lower training.rate or training.clip, or look for damaged images",
+                            code=1,
+                        )
+                    optimiser.step()
+                    update_average(average, model, recipe.training.ema, at.step)
+                    at.step += 1
+                    at.batch += 1
+                    if last:
+                        reporter.step(at.step, at.epoch, float(sums[0] / counted), nfe)
+                    if asked_to_stop():
+                        raise KeyboardInterrupt
+
+                # Housekeeping.
+                at.epoch, at.batch = at.epoch + 1, 0
+                seconds = time.perf_counter() - started
+                row = {
+                    "step": at.step,
+                    "epoch": at.epoch,
+                    "loss": float(sums[0] / counted),
+                    "train_nats": float(sums[1] / counted),
+                    "gradient_norm": float(sums[2] / counted),
+                    "rate": rate,
+                    "beta": float(beta),
+                    "nfe": nfe,
+                    "images_per_second": counted * batch / seconds,
+                    "seconds": seconds,
+                }
+                if at.epoch % recipe.training.validate_every == 0 or at.epoch == recipe.training.epochs:
+                    row |= validate(average, splits.validation, recipe, device)
+                append_json_line(folder / "metrics.jsonl", row)
+                reporter.epoch(row)
+                if at.epoch % recipe.training.picture_every == 0 or at.epoch == recipe.training.epochs:
+                    reporter.pictures(average, splits.validation, at.step)
+                _save(folder, model, average, optimiser, generator, at)
+        except KeyboardInterrupt:
+            _save(folder, model, average, optimiser, generator, at)
+            raise Interrupted from None
+
+    fit_prior(average, splits.train, recipe.seed, device)
+    save_weights(folder, average)
+    return average
+
+
+def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.device) -> dict[str, float]:
+    """Return validation scores: nats with the recipe's solver, and how far they move when it is refined."""
+    scores: dict[str, float] = {}
+    some = images.first(VALIDATION_IMAGES, device)
+    generator = torch.Generator()
+    with torch.no_grad():
+        if isinstance(model.posterior, LearnedStart):
+            target = model.likelihood.target(
+                some, torch.rand(some.shape, generator=generator.manual_seed(0)).to(device)
+            )
+            return {"validation_nats": -float(model.autoencoding(target)[0].mean())}
+
+        def elbo(steps: int | None) -> float:
+            bounds = model.bounds(some, 1, generator.manual_seed(0), steps=steps, budget=recipe.training.batch)
+            return float(torch.cat([bound for bound, _ in bounds]).mean())
+
+        coarse = elbo(None)
+        scores["validation_nats"] = -coarse
+        if model.posterior.flow is not None and recipe.flow.method in TABLEAUS:
+            scores["solver_gap_nats"] = coarse - elbo(2 * recipe.flow.steps)
+    return scores
+
+
+def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.device) -> None:
+    """Fit the prior, if it is to be fitted, to posterior draws of the training images."""
+    if not model.prior.fits:
+        return
+    generator = torch.Generator().manual_seed(seed + 2)
+    latents, seen = [], 0
+    for batch in images.batches(500, device=device):
+        latents.append(model.draw(batch, generator).cpu())
+        seen += len(batch)
+        if seen >= PRIOR_LATENTS:
+            break
+    model.prior.fit(torch.cat(latents), seed)
+
+
+def _beta(recipe: Recipe, step: int, total: int) -> float:
+    rise = recipe.objective.warmup * total
+    return recipe.objective.beta * min(1.0, (step + 1) / rise if rise > 0 else 1.0)
+
+
+def _evaluations(recipe: Recipe) -> int:
+    """Return the evaluations of the field in one pass; 0 without a flow or where the solver decides."""
+    tableau = TABLEAUS.get(recipe.flow.method)
+    return 0 if recipe.flow.loop == "none" or tableau is None else tableau.stages * recipe.flow.steps
+
+
+def _epoch(images: Images, batch: int, at: Progress, seed: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield the batches of an epoch that are still to come, in an order that seed and epoch decide."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1_000_003 * seed + at.epoch))
+    full = len(images) // batch * batch
+    return images.batches(batch, order[at.batch * batch : full], device)
+
+
+def _random_inputs(
+    model: LatentModel, images: Tensor, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
+    uniform = torch.rand(images.shape, generator=generator).to(images.device)
+    target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
+    noise = torch.randn(images.shape[0], 1, model.dim, generator=generator).to(images.device)
+    if recipe.flow.loop == "none" or recipe.flow.method not in TABLEAUS:
+        return target, noise, None
+    jitter = 1.0 if recipe.flow.grid == "random" else 0.0
+    return target, noise, random_grid(recipe.flow.steps, generator=generator, jitter=jitter).to(images.device)
+
+
+def _save(
+    folder: Path,
+    model: LatentModel,
+    average: LatentModel,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    at: Progress,
+) -> None:
+    save_state(
+        folder,
+        {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "generator": generator.get_state(),
+            "progress": vars(at),
+        },
+    )
+
+
+def _restore(
+    folder: Path,
+    model: LatentModel,
+    average: LatentModel,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> Progress:
+    state: dict[str, Any] = load_state(folder)
+    try:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        return Progress(**state["progress"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"the state in {folder} belongs to another model than its recipe ({reason})") from None
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a request that is met between two steps, so that no step is half done."""
+    import signal
+    import threading
+
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
