@@ -199,7 +199,7 @@ class Recipe:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path} is no valid TOML: {error}") from None
-        recipe = _from_mapping(cls, values, str(path), "")
+        recipe: Recipe = _from_mapping(cls, values, str(path), "")
         recipe.check(str(path))
         return recipe
 

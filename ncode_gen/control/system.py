@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..solvers import Solution, State, check_method, solve
+from ..solvers import Derivative, Solution, State, check_method, solve
 from .controllers import Controller
 from .fields import Field
 
@@ -31,6 +31,15 @@ class FlowSolution(Solution):
     augmented: Tensor
     log_det: Tensor | None = None
     control: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How one solve is done: method, steps (the module's own if None), or the nodes of the grid."""
+
+    method: str
+    steps: int | None
+    grid: Tensor | None
 
 
 class ControlledODE(nn.Module):
@@ -110,34 +119,39 @@ class ControlledODE(nn.Module):
             DensityError: `log_det` of a map that is not a flow in x.
             ValueError: a wrong shape, method or number of steps.
         """
-        if x.dim() not in (2, 3) or x.shape[-1] != self.dim:
-            raise ValueError(f"states must have shape (n, {self.dim}) or (n, K, {self.dim}), got {tuple(x.shape)}")
         if log_det:
             self.check_density(conditioned=condition is not None and condition is not x)
-        if condition is None:
-            if x.dim() == 3 and self.controller.conditional:
-                raise ValueError("with K states a sample, give a condition of shape (n, c)")
-            condition = x
-        elif condition.dim() != 2 or condition.shape[0] != x.shape[0]:
-            raise ValueError(f"the condition must have shape ({x.shape[0]}, c), got {tuple(condition.shape)}")
-        points = x if x.dim() == 3 else x.unsqueeze(1)
-        if self.augment:
-            points = torch.cat([points, points.new_zeros(*points.shape[:-1], self.augment)], -1)
         if times is None:
             times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
-        solution = self._solve(points, condition, times, log_det, method, steps, grid)
-        return self._result(solution, x, log_det)
+        return self._solve(x, condition, times, Solver(method or self.method, steps, grid), log_det)
 
-    def inverse(self, x: Tensor, condition: Tensor | None = None, **options: object) -> FlowSolution:
-        """Solve from time 1 back to time 0; options as in `forward`.
+    def inverse(
+        self,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        log_det: bool = False,
+        method: str | None = None,
+        steps: int | None = None,
+    ) -> FlowSolution:
+        """Solve from time 1 back to time 0; arguments as in `forward`.
 
         Raises:
             DensityError: the map is not a flow in x, so it has no inverse.
+            ValueError: a wrong shape, method or number of steps.
         """
         self.check_density(conditioned=condition is not None and condition is not x)
-        times = torch.tensor([1.0, 0.0], dtype=x.dtype, device=x.device)
-        solution: FlowSolution = self(x, condition, times=times, **options)
-        return solution
+        solver = Solver(method or self.method, steps, None)
+        back = torch.tensor([1.0, 0.0], dtype=x.dtype, device=x.device)
+        theta = None
+        if self.controller.moves:
+            # Without feedback theta moves by itself, so theta(1) is found first.
+            def drift(t: Tensor, now: State) -> State:
+                return (self.controller.rate(t, x, now[0]),)
+
+            start = self.controller.start(x if condition is None else condition)
+            theta = self._integrate(drift, (start,), back.flip(0), solver).state
+        return self._solve(x, condition, back, solver, log_det, theta)
 
     def velocity(self, t: float, x: Tensor, condition: Tensor, control: Tensor | None = None) -> Tensor:
         """Return dx/dt, shape (n, K, d), at points (n, K, d) under each sample's own control.
@@ -159,16 +173,21 @@ class ControlledODE(nn.Module):
             field = self.controller.steer(self.field, condition)
         return field.velocity(torch.tensor(t, dtype=x.dtype, device=x.device), x)
 
+    def _integrate(self, derivative: Derivative, state: State, times: Tensor, solver: Solver) -> Solution:
+        steps = self.steps if solver.steps is None else solver.steps
+        return solve(derivative, state, times, method=solver.method, steps=steps, grid=solver.grid)
+
     def _solve(
         self,
-        points: Tensor,
-        condition: Tensor,
+        x: Tensor,
+        condition: Tensor | None,
         times: Tensor,
+        solver: Solver,
         log_det: bool,
-        method: str | None,
-        steps: int | None,
-        grid: Tensor | None,
-    ) -> Solution:
+        theta: Tensor | None = None,
+    ) -> FlowSolution:
+        """Solve from states and a condition as the user gave them; `theta` at the first time, if not gamma's."""
+        points, condition = self._checked(x, condition)
         n, particles, dim = points.shape
         state: State = (points,)
         controller = self.controller
@@ -184,7 +203,7 @@ class ControlledODE(nn.Module):
                 # Each particle pulls theta its own way, so each becomes a sample.
                 state = (points.reshape(n * particles, 1, dim),)
                 condition = condition.repeat_interleave(particles, 0)
-            state = (*state, controller.start(condition))
+            state = (*state, controller.start(condition) if theta is None else theta)
 
             def derivative(t: Tensor, now: State) -> State:
                 bound = self.field.bind(now[1])
@@ -196,7 +215,22 @@ class ControlledODE(nn.Module):
 
         if log_det:
             state = (*state, points.new_zeros(n, particles))
-        return solve(derivative, state, times, method=method or self.method, steps=steps or self.steps, grid=grid)
+        return self._result(self._integrate(derivative, state, times, solver), x, log_det)
+
+    def _checked(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return states (n, K, d + a) and a condition (n, c), or raise a ValueError that names the wrong shape."""
+        if x.dim() not in (2, 3) or x.shape[-1] != self.dim:
+            raise ValueError(f"states must have shape (n, {self.dim}) or (n, K, {self.dim}), got {tuple(x.shape)}")
+        if condition is None:
+            if x.dim() == 3 and self.controller.conditional:
+                raise ValueError("with K states a sample, give a condition of shape (n, c)")
+            condition = x
+        elif condition.dim() != 2 or condition.shape[0] != x.shape[0]:
+            raise ValueError(f"the condition must have shape ({x.shape[0]}, c), got {tuple(condition.shape)}")
+        points = x if x.dim() == 3 else x.unsqueeze(1)
+        if self.augment:
+            points = torch.cat([points, points.new_zeros(*points.shape[:-1], self.augment)], -1)
+        return points, condition
 
     def _result(self, solution: Solution, x: Tensor, log_det: bool) -> FlowSolution:
         count = solution.times.shape[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torchdiffeq
 from torch import Tensor
 from torchdiffeq._impl.odeint import SOLVERS
-from torchdiffeq._impl.solvers import FixedGridODESolver
+from torchdiffeq._impl.solvers import AdaptiveStepsizeODESolver, FixedGridODESolver
 
 from .fixed import Derivative, State
 from .solution import Solution
@@ -19,7 +19,7 @@ def library_methods() -> list[str]:
 
 
 class _Counted:
-    """A derivative that counts its evaluations, and torchdiffeq's accepted and rejected steps."""
+    """A derivative that counts its evaluations."""
 
     def __init__(self, derivative: Derivative) -> None:
         self.derivative, self.nfe, self.accepted, self.rejected = derivative, 0, 0, 0
@@ -27,6 +27,10 @@ class _Counted:
     def __call__(self, t: Tensor, state: State) -> State:
         self.nfe += 1
         return self.derivative(t, state)
+
+
+class _CountedSteps(_Counted):
+    """A derivative that torchdiffeq's adaptive solvers tell of their steps too."""
 
     def callback_accept_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
         self.accepted += 1
@@ -39,9 +43,9 @@ def library_solve(
     derivative: Derivative, state: State, times: Tensor, method: str, steps: int, rtol: float, atol: float
 ) -> Solution:
     """Solve with `torchdiffeq.odeint`; `steps` sets the step size of its fixed-step methods."""
-    counted = _Counted(derivative)
-    solver = SOLVERS[method]
-    fixed = issubclass(solver, FixedGridODESolver)
+    fixed = issubclass(SOLVERS[method], FixedGridODESolver)
+    adaptive = issubclass(SOLVERS[method], AdaptiveStepsizeODESolver) and method != "scipy_solver"
+    counted = _CountedSteps(derivative) if adaptive else _Counted(derivative)
     options: dict[str, object] | None = None
     if fixed:
         options = {"step_size": float((times[-1] - times[0]).abs() / steps)}
