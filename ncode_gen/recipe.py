@@ -56,11 +56,11 @@ class EncoderRecipe:
 
     kind: Literal["auto", "conv", "mlp"] = "auto"
     """Convolutional or multilayer perceptron; "auto" is mlp up to 12 x 12 pixels."""
-    width: int = 32
+    width: int = 64
     """Channels of the first convolution (doubled as the side is halved), or a quarter of the mlp's width."""
     blocks: int = 1
     """Residual blocks at the smallest size, or extra hidden layers of the mlp."""
-    features: int = 256
+    features: int = 128
     """Number of features given to the posterior and to the control."""
 
 
@@ -70,7 +70,7 @@ class DecoderRecipe:
 
     kind: Literal["auto", "conv", "mlp"] = "auto"
     """Convolutional or multilayer perceptron; "auto" is mlp up to 12 x 12 pixels."""
-    width: int = 32
+    width: int = 64
     """Channels at full size (doubled as the side is halved), or a quarter of the mlp's width."""
     blocks: int = 1
     """Residual blocks at the smallest size, or extra hidden layers of the mlp."""
@@ -82,7 +82,7 @@ class DecoderRecipe:
 class LatentRecipe:
     """The latent space."""
 
-    dim: int = 16
+    dim: int = 8
     """Number of latent dimensions d."""
 
 
@@ -94,9 +94,9 @@ class FlowRecipe:
     """None (plain VAE), one control for all (NODE), control from the encoder, or from encoder and current state."""
     feedback: Literal["gain", "weights", "dynamic"] = "gain"
     """How a closed loop follows the state; "dynamic" has no density and suits the autoencoder objective alone."""
-    hidden: int = 64
+    hidden: int = 32
     """Hidden units of the field."""
-    gamma: int = 0
+    gamma: int = 32
     """Width of a hidden layer between the features and the control; 0 for a linear map."""
     time: bool = True
     """Whether the field sees the time."""
@@ -138,11 +138,11 @@ class PriorRecipe:
 class TrainingRecipe:
     """How the weights are found."""
 
-    epochs: int = 30
+    epochs: int = 200
     """Passes over the training images."""
-    batch: int = 128
+    batch: int = 64
     """Images in a batch."""
-    rate: float = 1e-3
+    rate: float = 2e-3
     """Peak learning rate of AdamW."""
     decay: float = 0.0
     """Weight decay of AdamW."""

@@ -23,12 +23,14 @@ from .recipe import Recipe
 from .run import RECIPE, describe_environment, load_state, save_state, save_weights
 from .solvers import TABLEAUS, random_grid
 
-__all__ = ["Interrupted", "fit_prior", "train"]
+__all__ = ["Interrupted", "fit_prior", "make_loss", "make_optimiser", "make_step", "train"]
 
 COMPILE_FROM = 3000
+REPORT_EVERY = 20
 VALIDATION_IMAGES = 2000
 PRIOR_LATENTS = 60000
 
+Step = Callable[[Tensor, float, float, torch.Generator], Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
@@ -100,6 +102,52 @@ class CompiledLoss:
         return self.loss(target, noise, beta, grid)
 
 
+def make_optimiser(model: LatentModel, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=recipe.training.rate, weight_decay=recipe.training.decay, betas=(0.9, 0.99), fused=True
+    )
+
+
+def make_step(
+    model: LatentModel,
+    recipe: Recipe,
+    optimiser: torch.optim.Optimizer,
+    *,
+    compiled: bool,
+    tell: Callable[[str], None],
+) -> Step:
+    """Return one training step: (images, learning rate, weight of the KL term, random numbers) -> sums to report.
+
+    Args:
+        model: the model that is trained.
+        recipe: its recipe.
+        optimiser: its optimiser.
+        compiled: whether the loss is compiled at the first step.
+        tell: where one line about the compilation goes.
+
+    Returns:
+        A function whose result is (loss, nats, norm of the gradient), shape (3,).
+    """
+    loss_of = make_loss(model, recipe)
+    if compiled:
+        loss_of = CompiledLoss(loss_of, tell)
+    limit = recipe.training.clip or math.inf
+
+    def step(images: Tensor, rate: float, beta: float, generator: torch.Generator) -> Tensor:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        target, noise, grid = _random_inputs(model, images, recipe, generator)
+        loss, nats = loss_of(target, noise, torch.tensor(beta, device=images.device), grid)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        optimiser.step()
+        return torch.stack([loss.detach(), nats, norm])
+
+    return step
+
+
 @dataclass
 class Progress:
     """Where training stands: the next step is batch `batch` of epoch `epoch`."""
@@ -141,13 +189,7 @@ def train(
         torch.set_float32_matmul_precision("high")
     model = build_model(recipe, splits.train.shape).to(device).to(memory_format=torch.channels_last)
     average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.training.rate,
-        weight_decay=recipe.training.decay,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    optimiser = make_optimiser(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     at = Progress()
     if resume:
@@ -159,37 +201,26 @@ def train(
     per_epoch = len(splits.train) // batch
     total = per_epoch * recipe.training.epochs
     reporter = Reporter(folder, total, batch, quiet=quiet)
-    loss_of = make_loss(model, recipe)
-    if recipe.training.compile == "on" or (recipe.training.compile == "auto" and total >= COMPILE_FROM):
-        loss_of = CompiledLoss(loss_of, reporter.tell)
-    nfe = _evaluations(recipe)
+    setting = recipe.training.compile
+    compiled = setting == "on" or (setting == "auto" and total >= COMPILE_FROM)
+    step = make_step(model, recipe, optimiser, compiled=compiled, tell=reporter.tell)
+    nfe = _evaluations(average, splits.validation, batch)
 
     with reporter, _interruptible() as asked_to_stop:
         try:
             while at.epoch < recipe.training.epochs:
                 started, sums, counted = time.perf_counter(), torch.zeros(3, device=device), 0
                 for images in _epoch(splits.train, batch, at, recipe.seed, device):
-                    # Step.
-                    beta = torch.tensor(_beta(recipe, at.step, total), device=device)
-                    rate = learning_rate(recipe, at.step, total)
-                    for group in optimiser.param_groups:
-                        group["lr"] = rate
-                    target, noise, grid = _random_inputs(model, images, recipe, generator)
-                    loss, nats = loss_of(target, noise, beta, grid)
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
-                    limit = recipe.training.clip or math.inf
-                    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-                    sums += torch.stack([loss.detach(), nats, norm])
+                    rate, beta = learning_rate(recipe, at.step, total), _beta(recipe, at.step, total)
+                    sums += step(images, rate, beta, generator)
                     counted += 1
-                    last = counted % 20 == 0 or at.batch + 1 == per_epoch
+                    last = counted % REPORT_EVERY == 0 or at.batch + 1 == per_epoch
                     if last and not bool(torch.isfinite(sums).all()):
                         raise UserError(
                             f"the loss is not finite at step {at.step} (learning rate {rate:.2g}); "
                             "lower training.rate or training.clip, or look for damaged images",
                             code=1,
                         )
-                    optimiser.step()
                     update_average(average, model, recipe.training.ema, at.step)
                     at.step += 1
                     at.batch += 1
@@ -208,12 +239,13 @@ def train(
                     "train_nats": float(sums[1] / counted),
                     "gradient_norm": float(sums[2] / counted),
                     "rate": rate,
-                    "beta": float(beta),
+                    "beta": beta,
                     "nfe": nfe,
                     "images_per_second": counted * batch / seconds,
                     "seconds": seconds,
                 }
                 if at.epoch % recipe.training.validate_every == 0 or at.epoch == recipe.training.epochs:
+                    nfe = row["nfe"] = _evaluations(average, splits.validation, batch)
                     row |= validate(average, splits.validation, recipe, device)
                 append_json_line(folder / "metrics.jsonl", row)
                 reporter.epoch(row)
@@ -271,10 +303,9 @@ def _beta(recipe: Recipe, step: int, total: int) -> float:
     return recipe.objective.beta * min(1.0, (step + 1) / rise if rise > 0 else 1.0)
 
 
-def _evaluations(recipe: Recipe) -> int:
-    """Return the evaluations of the field in one pass; 0 without a flow or where the solver decides."""
-    tableau = TABLEAUS.get(recipe.flow.method)
-    return 0 if recipe.flow.loop == "none" or tableau is None else tableau.stages * recipe.flow.steps
+def _evaluations(model: LatentModel, images: Images, batch: int) -> int:
+    """Return the evaluations of the field in one pass of a batch; 0 without a flow."""
+    return model.trajectory(images.first(batch, model.device), torch.tensor([0.0, 1.0])).nfe
 
 
 def _epoch(images: Images, batch: int, at: Progress, seed: int, device: torch.device) -> Iterator[Tensor]:

@@ -1,0 +1,77 @@
+"""Time training steps of two recipes side by side: `python eval/epoch_cost.py mnist vae ncode-open`.
+
+Both models are compiled, then take turns in blocks of steps in one process, so that a busy machine slows both alike.
+Prints the ratio of the median block times, with the spread over the blocks; writes eval/results/epoch_cost.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ncode_gen.autoencoder import build_model
+from ncode_gen.data import load_data
+from ncode_gen.files import write_json
+from ncode_gen.recipe import Recipe
+from ncode_gen.trainer import make_optimiser, make_step
+
+ROOT = Path(__file__).parent.parent
+BLOCKS, STEPS = 15, 40
+
+
+def stepper(data: str, name: str, root: str) -> Callable[[], None]:
+    """Return a function that takes one whole training step of a recipe, compiled and warm."""
+    recipe = Recipe.load(ROOT / "models" / data / f"{name}.toml")
+    splits = load_data(type(recipe.data)(name=recipe.data.name, root=root))
+    torch.manual_seed(0)
+    model = build_model(recipe, splits.train.shape).to(memory_format=torch.channels_last)
+    step = make_step(model, recipe, make_optimiser(model, recipe), compiled=True, tell=print)
+    images = splits.train.first(recipe.training.batch)
+    generator = torch.Generator().manual_seed(0)
+
+    def once() -> None:
+        step(images, recipe.training.rate, 1.0, generator)
+
+    for _ in range(5):
+        once()
+    return once
+
+
+def main() -> None:
+    """Time the two recipes and print their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("base")
+    parser.add_argument("other")
+    parser.add_argument("--root", default="data", help="folder of the image sets")
+    options = parser.parse_args()
+    names = (options.base, options.other)
+    steppers = [stepper(options.data, name, options.root) for name in names]
+    times: list[list[float]] = [[], []]
+    for _ in range(BLOCKS):
+        for once, spent in zip(steppers, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                once()
+            spent.append((time.perf_counter() - start) / STEPS)
+    medians = [sorted(spent)[BLOCKS // 2] for spent in times]
+    ratios = sorted(b / a for a, b in zip(*times, strict=True))
+    result = {
+        "data": options.data,
+        "threads": torch.get_num_threads(),
+        "milliseconds_a_step": dict(zip(names, [round(1000 * m, 2) for m in medians], strict=True)),
+        "ratio_of_medians": round(medians[1] / medians[0], 3),
+        "ratio_in_blocks_low_high": [round(ratios[1], 3), round(ratios[-2], 3)],
+        "blocks": BLOCKS,
+        "steps_a_block": STEPS,
+    }
+    print(result)
+    write_json(ROOT / "eval" / "results" / "epoch_cost.json", result)
+
+
+if __name__ == "__main__":
+    main()

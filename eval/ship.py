@@ -1,0 +1,77 @@
+"""Copy a finished and scored run into checkpoints/, with a card: `python eval/ship.py runs/mnist-ncode-open`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+from ncode_gen.errors import UserError
+from ncode_gen.files import write_atomically
+from ncode_gen.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+LARGEST = 8 * 2**20
+FILES = ("recipe.toml", "weights.safetensors", "evaluation.json", "environment.json", "metrics.jsonl")
+UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "psnr": "dB"}
+
+
+def card(run: Path, recipe: Recipe) -> str:
+    """Return the card of a run as Markdown."""
+    result = json.loads((run / "evaluation.json").read_text())
+    environment = json.loads((run / "environment.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    protocol, solver = result["protocol"], result["protocol"].get("solver", {})
+    seconds = sum(row["seconds"] for row in rows)
+    lines = [
+        f"# {recipe.name}",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| data | {recipe.data.name}; scored on {protocol['test_images']} test images, {protocol['likelihood']} |",
+        f"| recipe | [recipe.toml](recipe.toml), the same as models/{recipe.data.name}/ |",
+        f"| seed | {recipe.seed} |",
+        f"| command | `python -m ncode_gen.{environment['command'].replace('.py', '', 1)}` |",
+        f"| time | {seconds:.0f} s for {len(rows)} epochs, {environment['threads']} threads, {environment['device']} |",
+        f"| versions | ncode_gen {environment['ncode_gen']}, torch {environment['packages']['torch']} |",
+        f"| date | {datetime.date.today().isoformat()} |",
+    ]
+    if solver:
+        lines.append(
+            f"| likelihoods | K = {protocol['particles']}, {solver['refined']}, which moved by "
+            f"{solver['moved_nats']:.3f} nats at the last doubling; with {solver['coarse']} the NLL is "
+            f"{solver['coarse_nll_nats']:.3f} |"
+        )
+    features = f"{protocol['features']['name']}, n={protocol['n']}, test"
+    lines += ["", f"Features: {features}. Intervals: {protocol['interval']}.", "", "| score | value | 95 % interval |"]
+    lines.append("|---|---:|---:|")
+    for key, score in result["scores"].items():
+        unit = f" ({UNITS[key]})" if key in UNITS else ""
+        lines.append(f"| {key}{unit} | {score['value']:.4g} | {score['low']:.4g} to {score['high']:.4g} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Copy the run and write its card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args().run
+    for name in FILES:
+        if not (run / name).is_file():
+            raise UserError(f"{run} holds no {name}; train and evaluate it first")
+    if (run / "weights.safetensors").stat().st_size > LARGEST:
+        raise UserError(f"the weights of {run} are larger than {LARGEST} bytes, too large to ship")
+    recipe = Recipe.load(run / "recipe.toml")
+    target = ROOT / "checkpoints" / recipe.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(run / name, target / name)
+    text = card(run, recipe)
+    write_atomically(target / "README.md", lambda partial: partial.write_text(text, encoding="utf-8"))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from ncode_gen.autoencoder import build_model
+from ncode_gen.data import TensorImages
+from ncode_gen.figures import draw_gallery, picture_grid, to_bytes
+from ncode_gen.figures.trajectories import principal_plane
+from ncode_gen.recipe import FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
+
+
+def images(n=30, channels=1):
+    return TensorImages(torch.randint(0, 256, (n, channels, 8, 8)).byte())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        Recipe(latent=LatentRecipe(1)),
+        Recipe(flow=FlowRecipe(loop="closed")),
+        Recipe(flow=FlowRecipe(loop="closed", feedback="weights", hidden=4, steps=1)),
+        Recipe(
+            flow=FlowRecipe(loop="closed", feedback="dynamic", hidden=4),
+            objective=ObjectiveRecipe("autoencoder"),
+            prior=PriorRecipe("mixture"),
+        ),
+    ],
+    ids=["open", "one dimension", "closed", "closed, weights", "autoencoder"],
+)
+def test_every_model_with_a_flow_has_all_pictures(tmp_path, recipe):
+    model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
+    files = draw_gallery(model, images(), tmp_path, title="test")
+    assert [file.stem for file in files] == [
+        "samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation"
+    ]  # fmt: skip
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_without_a_flow_there_are_no_trajectories(tmp_path):
+    model = build_model(Recipe(flow=FlowRecipe(loop="none")), (3, 8, 8)).eval().requires_grad_(False)
+    assert len(draw_gallery(model, images(3, 3), tmp_path, title="test")) == 3
+
+
+def test_pixels_are_rounded_and_not_truncated():
+    values = torch.tensor([0.0, 0.9999, 127.6 / 255, 127.4 / 255, 1.0, 2.0, -1.0])
+    assert to_bytes(values).tolist() == [0, 255, 128, 127, 255, 255, 0]
+
+
+def test_a_grid_is_readable_even_for_tiny_images():
+    assert picture_grid(torch.rand(4, 1, 8, 8)).size == (2 * 60 + 4, 2 * 60 + 4)
+
+
+def test_the_plane_holds_the_two_strongest_directions():
+    points = torch.randn(500, 4) * torch.tensor([0.1, 5.0, 0.1, 2.0])
+    _, plane, shares = principal_plane(points)
+    assert plane[0].abs().argmax() == 1 and plane[1].abs().argmax() == 3
+    assert shares.sum() > 0.98

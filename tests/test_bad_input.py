@@ -1,0 +1,199 @@
+"""A user's mistake ends in one clear sentence, exit code 2, no traceback, and earlier files intact."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import TINY
+
+
+def fingerprint(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def pictures(folder, *, broken=None, lost=False):
+    folder.mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((20, 20, 3), 10 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+    if broken is not None:
+        (folder / "3.png").write_bytes(broken)
+    if lost:
+        values = np.zeros((20, 20), dtype=np.float32)
+        values[3, 4] = np.nan
+        Image.fromarray(values).save(folder / "9.tif")
+    return folder
+
+
+def text(path, content):
+    path.write_text(content)
+    return path
+
+
+def cut(run):
+    weights = run / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    return run
+
+
+def other(run):
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('loop = "open"', 'loop = "static"'))
+    return run
+
+
+def without(run, name):
+    path = run / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return run
+
+
+def spoiled_state(run):
+    (run / "state" / "training.pt").write_bytes(b"PK\x03\x04 no state")
+    return run
+
+
+def folder_training(root):
+    return ["--data.name", "folder", "--data.root", root]
+
+
+# Each case: the command, its arguments made from a scratch folder and a copy of a finished run, what is told.
+CASES = {
+    "unknown flag": ("train", lambda t, r: ["--training.epoch", 3], "--training.epochs"),
+    "unknown choice": ("train", lambda t, r: ["--flow.loop", "opne"], "open"),
+    "wrong type": ("train", lambda t, r: ["--training.epochs", "many"], "many"),
+    "unknown key": ("train", lambda t, r: [text(t / "m.toml", "[flow]\nlop = 1")], "did you mean flow.loop"),
+    "wrong type in a file": ("train", lambda t, r: [text(t / "m.toml", "seed = 1.5")], "seed must be of type int"),
+    "no TOML": ("train", lambda t, r: [text(t / "m.toml", "= 1")], "no valid TOML"),
+    "missing model file": ("train", lambda t, r: [t / "none.toml"], "no model file"),
+    "a folder as model file": ("train", lambda t, r: [t], "cannot read"),
+    "zero batch": ("train", lambda t, r: ["--training.batch", 0], "training.batch must be at least 1"),
+    "negative steps": ("train", lambda t, r: ["--flow.steps", -1], "flow.steps must be at least 1"),
+    "unknown solver": ("train", lambda t, r: ["--flow.method", "rk5"], "no solver is called 'rk5'"),
+    "no density": ("train", lambda t, r: ["--flow.loop", "closed", "--flow.feedback", "dynamic"], "no density"),
+    "missing data": ("train", lambda t, r: ["--data.name", "cifar10", "--data.root", t / "x"], "cifar-10-batches-py"),
+    "missing folder": ("train", lambda t, r: folder_training(t / "none"), "there is no folder"),
+    "empty folder": ("train", lambda t, r: folder_training(t), "holds 0 pictures"),
+    "no image": ("train", lambda t, r: folder_training(pictures(t / "p", broken=b"text")), "3.png is no readable"),
+    "cut image": ("train", lambda t, r: folder_training(pictures(t / "p", broken=b"\x89PNG\r\n\x1a\n")), "3.png"),
+    "a NaN in the data": ("train", lambda t, r: folder_training(pictures(t / "p", lost=True)), "9.tif holds a pixel"),
+    "unknown device": ("train", lambda t, r: ["--device", "abacus"], "--device abacus"),
+    "no CUDA": ("train", lambda t, r: ["--device", "cuda:9"], "--device cuda:9"),
+    "existing run": ("train", lambda t, r: ["--out", r], "already holds a trained model"),
+    "resume of nothing": ("train", lambda t, r: ["--resume", t / "none"], "is no run folder"),
+    "resume of something else": ("train", lambda t, r: ["--resume", pictures(t / "p")], "is no run folder"),
+    "resume without a state": ("train", lambda t, r: ["--resume", without(r, "state")], "cannot be resumed"),
+    "resume of a spoiled state": ("train", lambda t, r: ["--resume", spoiled_state(r)], "is damaged"),
+    "resume of another model": ("train", lambda t, r: ["--resume", r, "--latent.dim", 9], "another model"),
+    "resume and a model file": ("train", lambda t, r: [text(t / "m.toml", ""), "--resume", r], "not both"),
+    "output is a file": ("train", lambda t, r: [*TINY, "--out", text(t / "file", "x")], "cannot write"),
+    "missing run": ("sample", lambda t, r: [t / "none"], "there is no run folder"),
+    "no argument": ("sample", lambda t, r: [], "run"),
+    "truncated weights": ("sample", lambda t, r: [cut(r)], "weights.safetensors is damaged"),
+    "weights of another model": ("sample", lambda t, r: [other(r)], "belongs to another model"),
+    "no weights": ("sample", lambda t, r: [without(r, "weights.safetensors")], "no finished run"),
+    "no recipe": ("sample", lambda t, r: [without(r, "recipe.toml")], "no finished run"),
+    "no samples": ("sample", lambda t, r: [r, "--n", 0], "--n must be at least 1"),
+    "unknown ending": ("sample", lambda t, r: [r, "--out", "a.mp3"], "must end with .png, .npz or /"),
+    "output below a file": ("sample", lambda t, r: [r, "--out", text(t / "f", "x") / "a.png"], "cannot write"),
+    "unknown format": ("gallery", lambda t, r: [r, "--format", "bmp"], "bmp"),
+    "gallery without a run": ("gallery", lambda t, r: [t], "no finished run"),
+    "unknown features": ("evaluate", lambda t, r: [r, "--features", "vgg"], "--features must be one of"),
+    "missing weights file": ("evaluate", lambda t, r: [r, "--features_path", t / "no.pt"], "there is no file"),
+    "spoiled features": (
+        "evaluate", lambda t, r: [r, "--features_path", text(t / "w.safetensors", "x")], "does not hold the weights"
+    ),
+    "no Inception": (
+        "evaluate",
+        lambda t, r: [r, "--features", "inception", "--features_path", text(t / "w.pth", "x")],
+        "Inception's weights could not be loaded",
+    ),
+    "negative particles": ("evaluate", lambda t, r: [r, "--particles", -3], "--particles must be at least 0"),
+    "one sample to score": ("evaluate", lambda t, r: [r, "--n", 1], "--n must be at least 2"),
+}  # fmt: skip
+
+WRITE_FAILURES = {"output is a file", "output below a file"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_ends_in_one_clear_sentence(command, trained, tmp_path, name):
+    kind, arguments, told = CASES[name]
+    run = shutil.copytree(trained, tmp_path / "run")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    given = arguments(scratch, run)
+    before = fingerprint(tmp_path)
+    done = command(kind, *given, cwd=scratch)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == (1 if name in WRITE_FAILURES else 2), said
+    assert told in said and "Traceback" not in said
+    if "usage" not in said.lower() and "error:" in said and not said.startswith("╭"):
+        assert len(done.stderr.strip().splitlines()) <= 3, said
+    after = fingerprint(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+
+
+FULL = """
+import sys
+from ncode_gen import files
+real = files.write_atomically
+def full(path, write):
+    def filling(partial):
+        partial.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    return real(path, filling if path.name == {name!r} else write)
+import ncode_gen.run, ncode_gen.trainer, ncode_gen.figures.style
+for module in (files, ncode_gen.run, ncode_gen.trainer, ncode_gen.figures.style):
+    module.write_atomically = full
+from ncode_gen.command import run_command
+from ncode_gen.{command} import main
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("train", "training.pt"),
+        ("train", "weights.safetensors"),
+        ("sample", "a.png"),
+        ("gallery", "samples.png"),
+        ("evaluate", "e.json"),
+    ],
+)
+def test_no_room_on_the_disk_leaves_what_was_there(trained, tmp_path, kind, name):
+    run = shutil.copytree(trained, tmp_path / "run")
+    before = fingerprint(run)
+    arguments = {
+        "train": [*TINY, "--out", "new"],
+        "sample": [run, "--out", "a.png"],
+        "gallery": [run],
+        "evaluate": [run, "--n", 20, "--particles", 0, "--out", "e.json"],
+    }[kind]
+    script = FULL.format(name=name, command=kind)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+    assert fingerprint(run) == before
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
+def test_metrics_on_a_full_disk_are_told(tmp_path):
+    from ncode_gen.errors import UserError
+    from ncode_gen.files import append_json_line
+
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left"):
+        append_json_line(tmp_path / "metrics.jsonl", {"step": 1})

@@ -1,0 +1,169 @@
+import gzip
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ncode_gen import data
+from ncode_gen.data import TensorImages, load_data, read_picture
+from ncode_gen.errors import UserError
+from ncode_gen.recipe import DataRecipe
+
+from .conftest import ROOT
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of pictures of many sizes, modes and formats."""
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    Image.fromarray(noise(40, 60, 3)).save(folder / "a.png")
+    Image.fromarray(noise(33, 20, 3)).save(folder / "b.JPG", format="JPEG")
+    Image.fromarray(noise(50, 50)).save(folder / "deep" / "grey.png")
+    Image.fromarray(noise(50, 50, 4)).save(folder / "deep" / "alpha.png")
+    Image.fromarray(noise(50, 51, 3)).convert("P").save(folder / "palette.gif")
+    Image.fromarray(noise(20, 30).astype(np.uint16) * 257).save(folder / "deep16.png")
+    Image.fromarray(noise(9, 9, 3)).convert("CMYK").save(folder / "cmyk.jpeg")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_a_folder_of_mixed_pictures_becomes_one_tensor(pictures):
+    splits = load_data(DataRecipe(name="folder", root=str(pictures), size=16), workers=0)
+    assert splits.train.shape == (3, 16, 16)
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 7
+    assert load_data(DataRecipe(name="folder", root=str(pictures), grey=True), workers=0).train.shape == (1, 32, 32)
+
+
+def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(pictures, monkeypatch):
+    recipe = DataRecipe(name="folder", root=str(pictures), size=16)
+    held = load_data(recipe, workers=0)
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    for workers in (0, 2):
+        streamed = load_data(recipe, workers=workers)
+        assert type(streamed.train).__name__ == "FolderImages"
+        torch.testing.assert_close(streamed.train.first(9), held.train.first(9))
+        order = torch.tensor([2, 0])
+        torch.testing.assert_close(next(streamed.train.batches(2, order)), held.train.first(9)[order])
+
+
+def test_a_broken_picture_is_named_when_streamed_too(pictures, monkeypatch):
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    recipe = DataRecipe(name="folder", root=str(pictures), size=16)
+    for name in ("a.png", "palette.gif", "deep/alpha.png"):
+        (pictures / name).write_bytes(b"broken")
+    splits = load_data(recipe, workers=2)
+    with pytest.raises(UserError, match="no readable picture"):
+        for part in (splits.train, splits.validation, splits.test):
+            list(part.batches(4))
+
+
+def test_values_survive_reading(tmp_path):
+    Image.new("RGB", (10, 10), (10, 128, 255)).save(tmp_path / "flat.png")
+    assert read_picture(tmp_path / "flat.png", 4)[:, 0, 0].tolist() == [10, 128, 255]
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_picture(tmp_path / "clear.png", 4).min() == 255
+    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert read_picture(tmp_path / "deep.png", 4, grey=True).unique().tolist() == [round(40000 / 257)]
+
+
+def test_the_orientation_tag_is_obeyed(tmp_path):
+    image = Image.new("L", (20, 10), 0)
+    image.paste(255, (0, 0, 10, 10))
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=tags)
+    turned = read_picture(tmp_path / "turned.png", 8, grey=True)[0]
+    assert turned[0].float().mean() > 200 and turned[-1].float().mean() < 50
+
+
+def test_splits_do_not_overlap_and_are_the_same_every_time():
+    recipe = DataRecipe(name="digits", validation=0.2, test=0.3)
+    one, two = load_data(recipe), load_data(recipe)
+    assert torch.equal(one.train.pixels, two.train.pixels)
+    assert len(one.train) + len(one.validation) + len(one.test) == 1797
+    other = load_data(DataRecipe(name="digits", validation=0.2, test=0.3, split_seed=1))
+    assert not torch.equal(one.test.pixels, other.test.pixels)
+
+
+def test_the_number_of_images_can_be_limited():
+    splits = load_data(DataRecipe(name="digits", limit=50))
+    assert len(splits.train) == 50 and len(splits.train.head(7)) == 7 and len(splits.test.head(10**6)) == 270
+
+
+def test_batches_are_floats_in_the_unit_interval():
+    images = TensorImages(torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1))
+    assert torch.cat(list(images.batches(2))).flatten().tolist() == [0, pytest.approx(128 / 255), 1]
+
+
+def write_idx(path, array):
+    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(int(side).to_bytes(4, "big") for side in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
+def test_torchvisions_layout_is_read(tmp_path, name, folder):
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 40), ("t10k", 10)):
+        write_idx(raw / f"{part}-images-idx3-ubyte", noise(count, 28, 28))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", noise(count) % 10)
+    splits = load_data(DataRecipe(name=name, root=str(tmp_path), validation=0.25))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (30, 10, 10)
+    small = load_data(DataRecipe(name=name, root=str(tmp_path), size=14))
+    assert small.train.shape == (1, 14, 14)
+
+
+def test_damaged_files_are_named(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        write_idx(raw / f"{part}-images-idx3-ubyte", noise(40, 28, 28))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", noise(40) % 10)
+    cut = raw / "train-images-idx3-ubyte"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        load_data(DataRecipe(name="mnist", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "cifar10", "celeba"])
+def test_a_set_that_cannot_be_had_names_the_expected_place(tmp_path, monkeypatch, name):
+    import urllib.request
+
+    def offline(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setitem(__import__("sys").modules, "gdown", None)
+    with pytest.raises(UserError, match=r"could not be downloaded .* --data\.root") as error:
+        load_data(DataRecipe(name=name, root=str(tmp_path)))
+    assert str(tmp_path) in str(error.value)
+
+
+def test_the_real_mnist_is_read():
+    root = os.environ.get("NCODE_DATA", str(ROOT / "data"))
+    if "NCODE_DATA" not in os.environ and not os.path.isdir(os.path.join(root, "MNIST")):
+        pytest.skip("no MNIST in data/; NCODE_DATA names another folder")
+    splits = load_data(DataRecipe(name="mnist", root=root))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (57000, 3000, 10000)
+    assert splits.test.first(10000).mean().item() == pytest.approx(0.1325, abs=5e-4)
+
+
+def test_gzip_files_of_a_distribution_are_unpacked(tmp_path):
+    """Debian's package holds the compressed files; torchvision takes them if the checksum is known."""
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            with gzip.open(raw / f"{part}-{kind}-ubyte.gz", "wb") as file:
+                file.write(b"not the real ones")
+    with pytest.raises(UserError, match="fashion-mnist"):
+        load_data(DataRecipe(name="fashion-mnist", root=str(tmp_path)))

@@ -1,0 +1,44 @@
+"""What README says is what happens."""
+
+import doctest
+import importlib
+import re
+import shlex
+
+import pytest
+
+from ncode_gen.run import find_run
+
+from .conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = re.findall(r"^    (python -m ncode_gen\.\w+ [^#\n]*)", TEXT, re.MULTILINE)
+
+
+def test_the_python_examples_run():
+    results = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert results.attempted > 10 and results.failed == 0
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_commands_are_understood(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    _, _, module, *arguments = shlex.split(line)
+    command = importlib.import_module(module)
+    from ncode_gen.command import parse
+
+    options = parse(command.Options, module.removeprefix("ncode_gen."), arguments, "")
+    if module.endswith("train") and options.model is not None:
+        assert options.model.is_file()
+    elif not module.endswith("train") and options.run.startswith("checkpoints"):
+        assert find_run(options.run).is_dir()
+
+
+def test_the_pictures_are_there():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]*)\)", TEXT):
+        assert (ROOT / path).is_file(), path
+
+
+def test_links_lead_somewhere():
+    for path in re.findall(r"[^!]\[[^]]*\]\(([^)#:]*)\)", TEXT):
+        assert (ROOT / path).exists() or (ROOT / f"{path}.md").exists(), path

@@ -1,0 +1,87 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ncode_gen.errors import UserError
+from ncode_gen.recipe import Recipe, TrainingRecipe
+
+from .conftest import ROOT
+
+MODELS = sorted((ROOT / "models").rglob("*.toml"))
+SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba", "folder")
+KINDS = ("vae", "node", "ncode-open", "ncode-closed", "ncode-autoencoder")
+
+
+def test_every_set_has_every_model():
+    assert {str(path.relative_to(ROOT / "models")) for path in MODELS} == {f"{s}/{k}.toml" for s in SETS for k in KINDS}
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_shipped_model_loads_and_opens_with_what_it_is(path):
+    recipe = Recipe.load(path)
+    assert recipe.name == f"{path.parent.name}-{path.stem}"
+    assert recipe.data.name == path.parent.name
+    comment = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    assert f"python -m ncode_gen.train models/{path.parent.name}/{path.stem}.toml" in comment
+    assert "measured" in comment.lower()
+
+
+def test_the_default_is_the_model_of_the_digits():
+    assert Recipe.load(ROOT / "models" / "digits" / "ncode-open.toml") == Recipe()
+
+
+def test_baselines_differ_from_the_model_in_the_flow_alone():
+    for name in SETS:
+        recipes = {kind: Recipe.load(ROOT / "models" / name / f"{kind}.toml") for kind in KINDS}
+        for kind in ("vae", "node", "ncode-closed"):
+            same = dataclasses.replace(recipes[kind], name=recipes["ncode-open"].name, flow=recipes["ncode-open"].flow)
+            assert same == recipes["ncode-open"], f"{name}/{kind}"
+
+
+@given(
+    rate=st.floats(1e-6, 1.0),
+    epochs=st.integers(1, 10**6),
+    seed=st.integers(0, 2**31),
+    name=st.text("abc-_ 0é", min_size=1, max_size=12),
+)
+def test_what_is_written_is_read_back_the_same(tmp_path_factory, rate, epochs, seed, name):
+    recipe = Recipe(name=name, seed=seed, training=TrainingRecipe(rate=rate, epochs=epochs))
+    path = tmp_path_factory.mktemp("recipe") / "model.toml"
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    assert Recipe.load(path) == recipe
+
+
+WRONG = {
+    "unknown key": ("[training]\nepoch = 3", r"training\.epoch; did you mean training\.epochs\?"),
+    "unknown section": ("[trainig]\nepochs = 3", r"unknown key trainig; did you mean training\?"),
+    "far from any key": ("[training]\nxyzzy = 3", "known are"),
+    "wrong type": ('[training]\nepochs = "three"', r"training\.epochs must be of type int, got 'three'"),
+    "a number for a flag": ("[data]\ngrey = 1", r"data\.grey must be of type bool"),
+    "a flag for a number": ("[training]\nepochs = true", r"training\.epochs must be of type int"),
+    "wrong choice": ('[flow]\nloop = "opne"', "did you mean 'open'"),
+    "a value for a section": ("flow = 3", r"flow must be a table \[flow\]"),
+    "zero batch": ("[training]\nbatch = 0", r"training\.batch must be at least 1"),
+    "negative steps": ("[flow]\nsteps = -1", r"flow\.steps must be at least 1"),
+    "share above one": ("[data]\nvalidation = 1.5", r"data\.validation must be at least 0 and below 1"),
+    "not a number": ("[training]\nrate = nan", r"training\.rate must be above 0"),
+    "no density": ('[flow]\nloop = "closed"\nfeedback = "dynamic"', "has no density"),
+    "no prior": ('[objective]\nkind = "autoencoder"', 'prior.kind = "mixture"'),
+    "path in the name": ('name = "../up"', "plain folder name"),
+    "no TOML": ("[training", "no valid TOML"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_recipe_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "model.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        Recipe.load(path)
+    assert str(path) in str(error.value) and error.value.code == 2
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(UserError, match="no model file at"):
+        Recipe.load(tmp_path / "none.toml")

@@ -1,0 +1,144 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from ncode_gen.data import load_data
+from ncode_gen.errors import UserError
+from ncode_gen.recipe import (
+    DataRecipe,
+    FlowRecipe,
+    LatentRecipe,
+    ObjectiveRecipe,
+    PriorRecipe,
+    Recipe,
+    TrainingRecipe,
+)
+from ncode_gen.run import load_run
+from ncode_gen.trainer import learning_rate, train
+
+from .conftest import TINY
+
+CPU = torch.device("cpu")
+
+
+def recipe_of(epochs=2, **sections):
+    sections = {"flow": FlowRecipe(hidden=8, steps=2), **sections}
+    training = sections.pop("training", {})
+    return Recipe(
+        data=DataRecipe(limit=256),
+        latent=LatentRecipe(3),
+        training=TrainingRecipe(epochs=epochs, batch=64, **training),
+        **sections,
+    )
+
+
+def fit(recipe, folder, **options):
+    return train(recipe, load_data(recipe.data), folder, device=CPU, quiet=True, **options)
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_lowers_the_loss(tmp_path):
+    fit(recipe_of(epochs=15), tmp_path)
+    rows = rows_of(tmp_path)
+    assert rows[-1]["validation_nats"] < rows[0]["validation_nats"] - 3
+    assert rows[-1]["train_nats"] < rows[0]["train_nats"] - 3
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"flow": FlowRecipe(loop="none")},
+        {"flow": FlowRecipe(loop="static", hidden=8)},
+        {"flow": FlowRecipe(loop="closed", hidden=8, grid="random")},
+        {"flow": FlowRecipe(method="torchdiffeq:rk4", steps=2, hidden=8)},
+        {"prior": PriorRecipe("mixture", 2)},
+        {"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("mixture", 2)},
+        {"training": {"precision": "bf16", "clip": 0.0, "ema": 0.0, "warmup": 0.0}},
+    ],
+    ids=str,
+)
+def test_every_kind_of_model_trains(tmp_path, sections):
+    model = fit(recipe_of(epochs=1, **sections), tmp_path)
+    assert torch.equal(
+        load_run(tmp_path).sample(4, torch.Generator().manual_seed(0)).isfinite(), torch.ones(4, 1, 8, 8) > 0
+    )
+    if model.prior.fits:
+        assert not torch.equal(model.prior.means, torch.zeros_like(model.prior.means))
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    weights = [fit(recipe_of(), tmp_path / name).state_dict() for name in ("a", "b")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_resuming_after_an_epoch_ends_where_an_undisturbed_run_ends(tmp_path, monkeypatch):
+    """The schedule depends on the number of epochs, so the run is cut off rather than made shorter."""
+    whole = fit(recipe_of(epochs=4), tmp_path / "whole").state_dict()
+
+    from ncode_gen import trainer
+
+    append, count = trainer.append_json_line, 0
+
+    def cut_off(path, row):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise RuntimeError("the power went out")
+        append(path, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "append_json_line", cut_off)
+        with pytest.raises(RuntimeError):
+            fit(recipe_of(epochs=4), tmp_path / "cut")
+    resumed = fit(recipe_of(epochs=4), tmp_path / "cut", resume=True).state_dict()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_state_of_another_model_is_refused(tmp_path):
+    fit(recipe_of(epochs=1), tmp_path)
+    with pytest.raises(UserError, match="another model"):
+        fit(recipe_of(epochs=2, flow=FlowRecipe(hidden=9)), tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_reason(tmp_path):
+    with pytest.raises(UserError, match=r"not finite at step \d+ \(learning rate") as error:
+        fit(recipe_of(training={"rate": 1e18, "clip": 0.0, "warmup": 0.0}), tmp_path)
+    assert error.value.code == 1
+
+
+def test_the_rate_rises_and_falls():
+    recipe = recipe_of(training={"rate": 1.0, "warmup": 0.1})
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert max(rates) == 1.0 and rates[0] == 0.1 and rates[-1] < 0.001
+    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    arguments = [sys.executable, "-m", "ncode_gen.train", *TINY, "--training.epochs", "100000", "--out", "run"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    until = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Go on with: python -m ncode_gen.train --resume run" in told and "Traceback" not in told
+    done = json.loads(metrics.read_text().splitlines()[-1])["epoch"]
+    again = subprocess.run(
+        [sys.executable, "-m", "ncode_gen.train", "--resume", "run", "--training.epochs", str(done + 1), "--quiet"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run" / "weights.safetensors").exists()
