@@ -25,7 +25,7 @@ from .solvers import TABLEAUS, random_grid
 
 __all__ = ["Interrupted", "fit_prior", "make_loss", "make_optimiser", "make_step", "train"]
 
-COMPILE_FROM = 3000
+COMPILE_FROM = 5000
 REPORT_EVERY = 20
 VALIDATION_IMAGES = 2000
 PRIOR_LATENTS = 60000

@@ -275,9 +275,9 @@ class GainFeedbackField(Field):
         return _GainFeedback(layers[0], layers[1], layers[2], self.activation)
 
     def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw the hidden layer and the gains at random and set the last layer to zero."""
+        """Draw the hidden layer at random; last layer and gains are zero, so the loop closes as training asks for it."""
         hidden, output, gain = self.shapes
-        return torch.cat([hidden.initial(generator), output.initial(None, zero=True), gain.initial(generator)])
+        return torch.cat([hidden.initial(generator), output.initial(None, zero=True), gain.initial(None, zero=True)])
 
 
 class _GainFeedback(VectorField):
