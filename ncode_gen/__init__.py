@@ -6,11 +6,39 @@
 torch.Size([5, 2])
 """
 
-from .control import NCODE
-from .errors import UserError
-from .recipe import Recipe
-from .run import load_run as load
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .control import NCODE
+    from .errors import UserError
+    from .recipe import Recipe
+    from .run import load_run as load
 
 __version__ = "0.1.0"
 
 __all__ = ["NCODE", "Recipe", "UserError", "__version__", "load"]
+
+# Names come with their modules when they are first used, so that --help and a wrong flag need not wait for torch.
+_HOMES = {
+    "NCODE": ("control", "NCODE"),
+    "Recipe": ("recipe", "Recipe"),
+    "UserError": ("errors", "UserError"),
+    "load": ("run", "load_run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ncode_gen' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f".{module}", __name__), attribute)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -25,7 +25,7 @@ __all__ = ["Options", "main"]
 class Options:
     """What the command line says."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a folder in checkpoints/."""
     n: int = 10000
     """Number of samples that are scored against the test images."""

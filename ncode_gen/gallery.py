@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from .command import parse, run_command
-from .figures.style import FileFormat
 
 __all__ = ["Options", "main"]
 
@@ -19,11 +18,11 @@ __all__ = ["Options", "main"]
 class Options:
     """What the command line says."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a folder in checkpoints/."""
     out: Path | None = None
     """Folder of the pictures; RUN/gallery if not given."""
-    format: FileFormat = "png"
+    format: Literal["png", "pdf", "svg"] = "png"
     """png, or pdf or svg for vector graphics (the animation is always a GIF)."""
     root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
     """Folder of the images, where it is not the one that the recipe names."""

@@ -6,12 +6,15 @@ import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from torch import Tensor
 
 from .command import parse, run_command
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Options", "main"]
 
@@ -20,7 +23,7 @@ __all__ = ["Options", "main"]
 class Options:
     """What the command line says."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a folder in checkpoints/."""
     n: int = 64
     """Number of samples."""

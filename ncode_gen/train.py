@@ -17,7 +17,7 @@ from .recipe import Recipe
 class Options:
     """What the command line says."""
 
-    model: tyro.conf.Positional[Path | None] = None
+    model: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[MODEL.toml]")] = None
     """Model file, such as models/mnist/ncode-open.toml; without one, the default model on the embedded digits."""
     out: Path | None = None
     """Run folder; runs/NAME if not given."""

@@ -1,5 +1,6 @@
 import gzip
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,3 +168,36 @@ def test_gzip_files_of_a_distribution_are_unpacked(tmp_path):
                 file.write(b"not the real ones")
     with pytest.raises(UserError, match="fashion-mnist"):
         load_data(DataRecipe(name="fashion-mnist", root=str(tmp_path)))
+
+
+def test_colour_sets_of_torchvision_are_read(monkeypatch):
+    """CIFAR-10's real files carry checksums, so a stand-in with the same attributes takes their place."""
+    from torchvision import datasets
+
+    def stand_in(root, train, download):
+        count = 40 if train else 10
+        return SimpleNamespace(data=noise(count, 32, 32, 3), targets=[i % 10 for i in range(count)])
+
+    monkeypatch.setattr(datasets, "CIFAR10", stand_in)
+    splits = load_data(DataRecipe(name="cifar10", validation=0.25))
+    assert splits.train.shape == (3, 32, 32) and len(splits.train) == 30 and len(splits.test) == 10
+    assert torch.equal(splits.test.pixels[0], torch.from_numpy(noise(10, 32, 32, 3)[0]).permute(2, 0, 1))
+    assert load_data(DataRecipe(name="cifar10", grey=True, size=16)).train.shape == (1, 16, 16)
+
+
+def test_faces_are_read_from_their_files(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    for i in range(12):
+        Image.fromarray(noise(218, 178, 3)).save(folder / f"{i:06d}.jpg")
+
+    def stand_in(root, split, download):
+        names = [f"{i:06d}.jpg" for i in (range(8) if split == "train" else range(8, 12))]
+        return SimpleNamespace(root=root, base_folder="celeba", filename=names)
+
+    monkeypatch.setattr(datasets, "CelebA", stand_in)
+    splits = load_data(DataRecipe(name="celeba", root=str(tmp_path), validation=0.25), workers=0)
+    assert splits.train.shape == (3, 64, 64)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (6, 2, 4)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib import metadata
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_a_run_folder_explains_itself(trained):
     held = {path.name for path in trained.iterdir()}
     assert {"recipe.toml", "weights.safetensors", "metrics.jsonl", "environment.json", "state", "tensorboard"} <= held
     environment = json.loads((trained / "environment.json").read_text())
-    assert environment["seed"] == 0 and environment["packages"]["torch"] == torch.__version__
+    assert environment["seed"] == 0 and environment["packages"]["torch"] == metadata.version("torch")
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {"loss", "nfe", "images_per_second", "validation_nats", "solver_gap_nats", "rate"} <= rows[0].keys()

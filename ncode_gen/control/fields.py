@@ -275,7 +275,7 @@ class GainFeedbackField(Field):
         return _GainFeedback(layers[0], layers[1], layers[2], self.activation)
 
     def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw the hidden layer at random; last layer and gains are zero, so the loop closes as training asks for it."""
+        """Draw the hidden layer at random; last layer and gains are zero, so training closes the loop."""
         hidden, output, gain = self.shapes
         return torch.cat([hidden.initial(generator), output.initial(None, zero=True), gain.initial(None, zero=True)])
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
 from ..autoencoder import LatentModel
 from ..data import Images
 from .grids import labelled_rows
-from .style import FileFormat, new_figure, save, show_picture
+from .style import STYLE, FileFormat, new_figure, save, show_picture
 from .trajectories import draw_film_strip, draw_paths, save_animation
 
 __all__ = ["FIGURES", "draw_gallery"]
@@ -19,6 +20,7 @@ FIGURES = ("samples", "reconstructions", "interpolations", "trajectories", "film
 CONTEXT = 1000
 
 
+@mpl.rc_context(STYLE)
 def draw_gallery(
     model: LatentModel, images: Images, folder: Path, *, title: str, kind: FileFormat = "png", seed: int = 0
 ) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ..files import write_atomically
 
-__all__ = ["COLOURS", "FileFormat", "new_figure", "save", "show_picture"]
+__all__ = ["COLOURS", "STYLE", "FileFormat", "new_figure", "save", "show_picture"]
 
 FileFormat = Literal["png", "pdf", "svg"]
 
@@ -33,11 +32,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def new_figure(rows: int, columns: int, cell: float, *, width: float | None = None) -> tuple[Figure, list[list[Axes]]]:
+def new_figure(rows: int, columns: int, cell: float) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure and its axes; `cell` is the side of one of them in inches."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width or cell * columns, cell * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(cell * columns, cell * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     return figure, [list(row) for row in axes]
 
 
@@ -55,6 +53,5 @@ def show_picture(axes: Axes, picture: Tensor) -> None:
 def save(figure: Figure, path: Path, kind: FileFormat) -> Path:
     """Write a figure to `path` with the ending of its format, and return the file."""
     target = path.with_suffix(f".{kind}")
-    with mpl.rc_context(STYLE):
-        write_atomically(target, lambda partial: figure.savefig(partial, format=kind))
+    write_atomically(target, lambda partial: figure.savefig(partial, format=kind))
     return target

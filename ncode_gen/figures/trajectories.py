@@ -93,7 +93,9 @@ def draw_paths(model: LatentModel, images: Tensor, context: Tensor, title: str) 
         velocity = flow.velocity(0.5, points, features[i : i + 1], control)[0]
         arrows = (velocity @ plane.T).cpu()
         where = middle + offsets
-        spot.quiver(where[:, 0], where[:, 1], arrows[:, 0], arrows[:, 1], color="#888888", width=0.004, zorder=0)
+        # A field at rest has no longest arrow to scale by.
+        scale = (float(arrows.norm(dim=1).max()) or 1.0) * ARROWS / 1.5
+        spot.quiver(*where.T, *arrows.T, scale=scale, color="#888888", width=0.004, zorder=0)
         spot.set_title(f"sample {i + 1}", color=colour)
         inset = spot.inset_axes((0.0, 0.76, 0.24, 0.24))
         show_picture(inset, images[i])
