@@ -31,7 +31,8 @@ def table(data: str, rows: list[dict[str, Any]]) -> str:
         f"{protocol['environment']['threads']} CPU threads (`python eval/compare.py {data} "
         f"{' '.join(row['model'] for row in rows)}`):",
         "",
-        f"| model | NLL, K={protocol['particles']} (nats) | -ELBO (nats) | FID{features} | KID x 1000 | recall | minutes |",
+        f"| model | NLL, K={protocol['particles']} (nats) | -ELBO (nats) | FID{features} "
+        "| KID x 1000 | recall | minutes |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -54,9 +55,10 @@ def main() -> None:
     cost = json.loads((results / "epoch_cost.json").read_text())
     names = list(cost["milliseconds_a_step"])
     parts.append(
-        "The test set as a whole, 95 % intervals, likelihoods with a refined solver; protocols and the coarse values are in "
-        f"`eval/results/`. A training step of {names[1]} on {cost['data']} takes {cost['ratio_of_medians']:.2f} times one of "
-        f"{names[0]} (`python eval/epoch_cost.py {cost['data']} {' '.join(names)}`)."
+        "The test set as a whole, 95 % intervals, likelihoods with a refined solver; protocols and the coarse values "
+        f"are in `eval/results/`. A training step of {names[1]} on {cost['data']} takes "
+        f"{cost['ratio_of_medians']:.2f} times one of {names[0]} "
+        f"(`python eval/epoch_cost.py {cost['data']} {' '.join(names)}`)."
     )
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")

@@ -11,6 +11,8 @@ from .errors import UserError
 
 __all__ = ["parse", "run_command"]
 
+STOPPED = 130  # 128 + SIGINT, as shells have it
+
 Options = TypeVar("Options")
 
 
@@ -39,11 +41,12 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Ctrl-C is a wish of the user's and no error.
+        print(error if error.code == STOPPED else f"error: {error}", file=sys.stderr)
         raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(STOPPED) from None
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

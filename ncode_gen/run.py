@@ -22,6 +22,7 @@ from .recipe import Recipe
 
 __all__ = [
     "RECIPE",
+    "STATE",
     "WEIGHTS",
     "describe_environment",
     "find_run",

@@ -52,13 +52,13 @@ def main(argv: list[str]) -> None:
 
     from .data import load_data
     from .figures import draw_gallery
-    from .run import WEIGHTS, resolve_device
+    from .run import STATE, WEIGHTS, resolve_device
     from .trainer import Interrupted, train
 
-    if options.resume is None and (folder / WEIGHTS).exists():
+    if options.resume is None and ((folder / WEIGHTS).exists() or (folder / STATE).exists()):
         raise UserError(
-            f"{folder} already holds a trained model; name another folder with --out, remove it, or go on training "
-            f"with --resume {folder}"
+            f"{folder} already holds a run; name another folder with --out, remove it, or go on training with "
+            f"--resume {folder}"
         )
     device = resolve_device(options.device)
     splits = load_data(recipe.data, recipe.training.workers)

@@ -91,7 +91,7 @@ CASES = {
     "a NaN in the data": ("train", lambda t, r: folder_training(pictures(t / "p", lost=True)), "9.tif holds a pixel"),
     "unknown device": ("train", lambda t, r: ["--device", "abacus"], "--device abacus"),
     "no CUDA": ("train", lambda t, r: ["--device", "cuda:9"], "--device cuda:9"),
-    "existing run": ("train", lambda t, r: ["--out", r], "already holds a trained model"),
+    "existing run": ("train", lambda t, r: ["--out", r], "already holds a run"),
     "resume of nothing": ("train", lambda t, r: ["--resume", t / "none"], "is no run folder"),
     "resume of something else": ("train", lambda t, r: ["--resume", pictures(t / "p")], "is no run folder"),
     "resume without a state": ("train", lambda t, r: ["--resume", without(r, "state")], "cannot be resumed"),
