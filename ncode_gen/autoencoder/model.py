@@ -171,21 +171,20 @@ class LatentModel(nn.Module):
         return self.decode(self.prior.sample(n, generator), batch=batch)
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, batch: int = 500) -> Tensor:
         """Return the latents (n, d) of images (n, C, H, W) in [0, 1]: the mean's, if the posterior is random.
 
         Raises:
             ValueError: a wrong shape or range, or a NaN.
         """
-        features = self.features(self._checked(images))
-        if isinstance(self.posterior, LearnedStart):
-            latents: Tensor = self.posterior(features)
-            return latents
+        return torch.cat([self._encode(self.features(part)) for part in self._checked(images).split(batch)])
+
+    def _encode(self, features: Tensor) -> Tensor:
         start = self.posterior.start(features)
         if self.posterior.flow is None:
             return start
-        moved: Tensor = self.posterior.flow(start, features).state
-        return moved
+        latents: Tensor = self.posterior.flow(start, features).state
+        return latents
 
     @torch.no_grad()
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:

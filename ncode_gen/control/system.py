@@ -24,7 +24,8 @@ class FlowSolution(Solution):
 
     Attributes:
         log_det: log |det dx(t)/dx(0)| in nats at every requested time, shape (T, n) or (T, n, K), if asked for.
-        control: theta at every requested time, shape (T, n, P), where theta is a part of the ODE's state.
+        control: theta at every requested time, where it is a part of the ODE's state: shape (T, n, P), or (T, n, K, P)
+            where it follows K states.
         augmented: the state with its extra dimensions, shape (T, n, d + a) or (T, n, K, d + a).
     """
 
@@ -233,17 +234,28 @@ class ControlledODE(nn.Module):
         return points, condition
 
     def _result(self, solution: Solution, x: Tensor, log_det: bool) -> FlowSolution:
-        count = solution.times.shape[0]
-        augmented = solution.parts[0].reshape(count, *x.shape[:-1], self.field.dim)
+        """Give every part the leading shape of the states, (T, n) or (T, n, K)."""
+        count, shape = solution.times.shape[0], x.shape[:-1]
+        augmented = solution.parts[0].reshape(count, *shape, self.field.dim)
+        parts = [augmented[..., : self.dim]]
+        control = logarithm = None
+        if self.controller.moves:
+            control = solution.parts[1]
+            if self.controller.follows_state:
+                control = control.reshape(count, *shape, -1)
+            parts.append(control)
+        if log_det:
+            logarithm = solution.parts[-1].reshape(count, *shape)
+            parts.append(logarithm)
         return FlowSolution(
             times=solution.times,
-            parts=(augmented[..., : self.dim], *solution.parts[1:]),
+            parts=tuple(parts),
             nfe=solution.nfe,
             accepted=solution.accepted,
             rejected=solution.rejected,
             augmented=augmented,
-            log_det=solution.parts[-1].reshape(count, *x.shape[:-1]) if log_det else None,
-            control=solution.parts[1] if self.controller.moves else None,
+            log_det=logarithm,
+            control=control,
         )
 
     def extra_repr(self) -> str:

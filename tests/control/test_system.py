@@ -99,7 +99,10 @@ def test_many_states_pull_a_dynamic_control_apart():
     flow = randomised(NCODE(3, (8,), "closed", feedback="dynamic", condition=2), 0.3)
     x0, c = torch.randn(4, 5, 3, dtype=DOUBLE), torch.randn(4, 2, dtype=DOUBLE)
     apart = flow(x0.flatten(0, 1), c.repeat_interleave(5, 0))
-    torch.testing.assert_close(flow(x0, c).state.flatten(0, 1), apart.state)
+    together = flow(x0, c)
+    torch.testing.assert_close(together.state.flatten(0, 1), apart.state)
+    assert together.control.shape == (2, 4, 5, flow.field.control_size)
+    assert together.status.startswith("ok")
 
 
 def test_gain_feedback_is_a_closed_loop_through_the_weights():
