@@ -74,8 +74,8 @@ class Reporter:
             self.start, self.first_step = now, step
         speed = (step - self.first_step) * self.batch / max(now - self.start, 1e-9)
         self.bar.update(self.task, completed=step, epoch=epoch + 1, loss=loss, speed=speed, nfe=nfe)
-        if not console.is_terminal and now - self.last_line > SECONDS_BETWEEN_LINES:
-            left = (self.total - step) * self.batch / speed if speed > 0 else float("nan")
+        if not console.is_terminal and speed > 0 and now - self.last_line > SECONDS_BETWEEN_LINES:
+            left = (self.total - step) * self.batch / speed
             self.tell(
                 f"epoch {epoch + 1}, step {step}/{self.total}: loss {loss:.2f}, {speed:.0f} images/s, "
                 f"NFE {nfe}, {left:.0f} s left"
