@@ -30,7 +30,9 @@ def finished(data: str, model: str, root: str, evaluate: list[str]) -> dict[str,
         subprocess.run([sys.executable, "-m", "ncode_gen.train", *resume, "--data.root", root], cwd=ROOT, check=True)
         write_json(run / "seconds.json", {"train_command_seconds": round(time.perf_counter() - start, 1)})
     if not (run / "evaluation.json").exists():
-        subprocess.run([sys.executable, "-m", "ncode_gen.evaluate", str(run), *evaluate], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "ncode_gen.evaluate", str(run.relative_to(ROOT)), *evaluate], cwd=ROOT, check=True
+        )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((run / "evaluation.json").read_text())
     return {

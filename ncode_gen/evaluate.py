@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     import torch
 
     from .data import load_data
-    from .files import write_json
+    from .files import check_writable, write_json
     from .metrics import FEATURES, default_features, load_features, score_reconstruction
     from .run import describe_environment, find_run, load_recipe, load_run, resolve_device, weights_digest
 
@@ -75,6 +75,8 @@ def main(argv: list[str]) -> None:
     model = load_run(folder, device).to(memory_format=torch.channels_last)
     data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
     test = load_data(data, recipe.training.workers).test
+    out = options.out or folder / "evaluation.json"
+    check_writable(out)
     if options.limit:
         test = test.head(options.limit)
 
@@ -96,7 +98,6 @@ def main(argv: list[str]) -> None:
     _score_likelihood(model, test, options, scores, protocol)
     protocol["seconds"] = round(time.perf_counter() - started, 1)
 
-    out = options.out or folder / "evaluation.json"
     result = {"protocol": protocol, "scores": {key: dataclasses.asdict(score) for key, score in scores.items()}}
     write_json(out, result)
     if not options.quiet:

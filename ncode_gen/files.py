@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["append_json_line", "write_atomically", "write_json"]
+__all__ = ["append_json_line", "check_writable", "write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -36,6 +36,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise a `UserError` at once, if a file could not be written at `path` after long work."""
+    existed = path.parent.is_dir()
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    write_atomically(probe, lambda partial: partial.write_bytes(b"probe"))
+    probe.unlink()
+    if not existed:
+        path.parent.rmdir()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -142,3 +142,33 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     )
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_a_compiled_step_trains_as_a_plain_one(tmp_path, capsys):
+    plain = fit(recipe_of(epochs=1), tmp_path / "plain").state_dict()
+    recipe = recipe_of(epochs=1, training={"compile": "on"})
+    compiled = train(recipe, load_data(recipe.data), tmp_path / "compiled", device=CPU).state_dict()
+    assert "compiled the training step in" in capsys.readouterr().err
+    for key in plain:
+        torch.testing.assert_close(plain[key], compiled[key], atol=2e-3, rtol=1e-2)
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise RuntimeError("no C++ compiler here")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    recipe = recipe_of(epochs=1, training={"compile": "on"})
+    train(recipe, load_data(recipe.data), tmp_path, device=CPU)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "compilation failed (RuntimeError: no C++ compiler here); training goes on uncompiled" in said
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_pictures_and_curves_go_to_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(recipe_of(epochs=1), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()
+    assert set(events["images"]) == {"samples", "reconstructions"}
+    assert {"loss", "validation_nats", "nfe", "solver_gap_nats"} <= set(events["scalars"])
