@@ -40,12 +40,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise a `UserError` at once, if a file could not be written at `path` after long work."""
-    existed = path.parent.is_dir()
     probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
     write_atomically(probe, lambda partial: partial.write_bytes(b"probe"))
     probe.unlink()
-    if not existed:
-        path.parent.rmdir()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..control import DensityError, FlowSolution
 from ..priors import Prior
 from .likelihoods import Likelihood
-from .posterior import ControlledPosterior, LearnedStart, SolverChoice
+from .posterior import ControlledPosterior, LearnedStart, Posterior, SolverChoice
 
 __all__ = ["LatentModel", "LatentTrajectory", "Terms"]
 
@@ -75,7 +75,7 @@ class LatentModel(nn.Module):
         self,
         shape: tuple[int, int, int],
         encoder: nn.Module,
-        posterior: ControlledPosterior | LearnedStart,
+        posterior: Posterior,
         decoder: nn.Module,
         likelihood: Likelihood,
         prior: Prior,
@@ -114,7 +114,7 @@ class LatentModel(nn.Module):
         Raises:
             DensityError: the model is a deterministic autoencoder.
         """
-        if isinstance(self.posterior, LearnedStart):
+        if not isinstance(self.posterior, ControlledPosterior):
             raise DensityError("a deterministic autoencoder has no posterior density, so no ELBO and no likelihood")
         return self.posterior
 
@@ -189,7 +189,7 @@ class LatentModel(nn.Module):
     @torch.no_grad()
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return one draw (n, d) from the posterior of each image; its latent, if there is nothing random."""
-        if isinstance(self.posterior, LearnedStart):
+        if not isinstance(self.posterior, ControlledPosterior):
             return self.encode(images)
         features = self.features(self._checked(images))
         noise = torch.randn(images.shape[0], 1, self.dim, generator=generator).to(self.device)

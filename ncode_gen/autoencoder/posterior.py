@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..control import ControlledODE, FlowSolution
 
-__all__ = ["ControlledPosterior", "LearnedStart", "SolverChoice", "gaussian_log_prob"]
+__all__ = ["ControlledPosterior", "LearnedStart", "Posterior", "SolverChoice", "gaussian_log_prob"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,30 @@ def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
     return -(0.5 * noise * noise + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
-class ControlledPosterior(nn.Module):
+class Posterior(nn.Module, ABC):
+    """What features say of a latent: where it starts, and the flow that moves it.
+
+    Attributes:
+        flow: the controlled flow, conditioned on the features; None if the start is the latent.
+        deterministic: whether the features leave one latent only.
+    """
+
+    deterministic: bool
+    flow: ControlledODE | None
+
+    @abstractmethod
+    def start(self, features: Tensor) -> Tensor:
+        """Return x(0), (n, d), from which a latent's path is drawn; its mean, if it is random."""
+
+    def path(self, features: Tensor, times: Tensor, steps: int | None = None) -> FlowSolution | None:
+        """Return the path from the start under each sample's own control; None without a flow."""
+        if self.flow is None:
+            return None
+        solution: FlowSolution = self.flow(self.start(features), features.float(), times=times, steps=steps)
+        return solution
+
+
+class ControlledPosterior(Posterior):
     """q(z | u): a Gaussian given by features, moved by a flow whose control the same features give.
 
         x(0) = mu + sigma * noise,   z = x(1),   log q(z | u) = log N(x(0); mu, sigma^2) - log |det dx(1)/dx(0)|
@@ -75,18 +99,11 @@ class ControlledPosterior(nn.Module):
         return solution.state, log_q - solution.log_det[-1]
 
     def start(self, features: Tensor) -> Tensor:
-        """Return the mean of x(0), (n, d), from which a latent's path is drawn."""
+        """Return the mean of x(0), (n, d)."""
         return self.moments(features)[0]
 
-    def path(self, features: Tensor, times: Tensor, steps: int | None = None) -> FlowSolution | None:
-        """Return the path of the mean under each sample's own control; None without a flow."""
-        if self.flow is None:
-            return None
-        solution: FlowSolution = self.flow(self.start(features), features.float(), times=times, steps=steps)
-        return solution
 
-
-class LearnedStart(nn.Module):
+class LearnedStart(Posterior):
     """The deterministic code: every latent starts at one learned point, and its control carries the image.
 
     Args:
@@ -121,10 +138,3 @@ class LearnedStart(nn.Module):
             start, features.float(), method=solver.method, steps=solver.steps, grid=solver.grid
         ).state
         return latent
-
-    def path(self, features: Tensor, times: Tensor, steps: int | None = None) -> FlowSolution | None:
-        """Return the path from the learned start under each sample's own control; None without a flow."""
-        if self.flow is None:
-            return None
-        solution: FlowSolution = self.flow(self.start(features), features.float(), times=times, steps=steps)
-        return solution
