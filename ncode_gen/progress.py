@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -22,7 +22,26 @@ PICTURES = 64
 console = Console(stderr=True, highlight=False)
 
 
-class Reporter:
+class _Shown:
+    """Something with a bar that is shown while it is entered."""
+
+    bar: Progress
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+
+class Reporter(_Shown):
     """Tells how training goes.
 
     Args:
@@ -51,14 +70,9 @@ class Reporter:
         self.task = self.bar.add_task("", total=total, epoch=1, loss=float("nan"), speed=0.0, nfe=0)
         self.start, self.first_step, self.last_line = time.monotonic(), -1, 0.0
 
-    def __enter__(self) -> Reporter:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
+    def close(self) -> None:
+        """Take the bar away and finish TensorBoard's files."""
+        super().close()
         self.writer.close()
 
     def tell(self, line: str) -> None:
@@ -101,7 +115,7 @@ class Reporter:
         self.writer.add_image("reconstructions", make_grid(pairs, len(originals)), step)
 
 
-class track:
+class track(_Shown):
     """A bar for a known number of steps, with the time left; quiet off a terminal.
 
     Args:
@@ -124,15 +138,6 @@ class track:
         self.task = self.bar.add_task(label, total=total)
         self.label, self.total, self.quiet, self.done = label, total, quiet, 0
         self.last_line = self.start = time.monotonic()
-
-    def __enter__(self) -> track:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
 
     def advance(self, steps: int = 1) -> None:
         """Count steps as done."""
