@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -35,7 +36,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             f"cannot write {path}: {reason}; free the space or name another place with --out", code=1
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there may be no such folder
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
