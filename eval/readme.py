@@ -13,13 +13,13 @@ START, END = "<!-- results -->", "<!-- end of results -->"
 TITLES = {"digits": "Digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 
 
-def cell(row: dict[str, Any], key: str, digits: int, factor: float = 1.0) -> str:
+def cell(row: dict[str, Any], key: str, digits: int) -> str:
     """Return a score with half the width of its interval."""
     score = row["scores"].get(key)
     if score is None:
         return "-"
-    half = factor * (score["high"] - score["low"]) / 2
-    return f"{factor * score['value']:.{digits}f} ± {half:.{digits}f}"
+    half = (score["high"] - score["low"]) / 2
+    return f"{score['value']:.{digits}f} ± {half:.{digits}f}"
 
 
 def table(data: str, rows: list[dict[str, Any]]) -> str:
@@ -31,15 +31,14 @@ def table(data: str, rows: list[dict[str, Any]]) -> str:
         f"{protocol['environment']['threads']} CPU threads (`python eval/compare.py {data} "
         f"{' '.join(row['model'] for row in rows)}`):",
         "",
-        f"| model | NLL, K={protocol['particles']} (nats) | -ELBO (nats) | FID{features} "
-        "| KID x 1000 | recall | minutes |",
+        f"| model | NLL, K={protocol['particles']} (nats) | -ELBO (nats) | FID{features} | KID | recall | s/epoch |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         elbo = row["scores"].get("elbo_nats")
         negative = "-" if elbo is None else f"{-elbo['value']:.2f} ± {(elbo['high'] - elbo['low']) / 2:.2f}"
-        cells = [cell(row, "nll_nats", 2), negative, cell(row, "fid", 1), cell(row, "kid", 1, 1000.0)]
-        cells += [cell(row, "recall", 3), f"{row['train_command_seconds'] / 60:.1f}"]
+        cells = [cell(row, "nll_nats", 2), negative, cell(row, "fid", 1), cell(row, "kid", 0)]
+        cells += [cell(row, "recall", 3), f"{row['median_epoch_seconds']:.0f}"]
         lines.append(f"| `{row['model']}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -183,6 +183,7 @@ UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "bits_per_dim": "bits", "psnr"
 
 def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     features, solver = protocol["features"]["name"], protocol.get("solver")
@@ -194,7 +195,7 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
         table.add_column(column, justify="left" if column in ("score", "unit") else "right")
     for key, score in scores.items():
         interval = f"{score.low:.4g} to {score.high:.4g}"
-        table.add_row(labels.get(key, key), f"{score.value:.4g}", interval, UNITS.get(key, ""))
+        table.add_row(escape(labels.get(key, key)), f"{score.value:.4g}", interval, UNITS.get(key, ""))
     console = Console(width=110)
     console.print(table)
     if solver and solver["refined"] != "none":

@@ -74,7 +74,7 @@ class DecoderRecipe:
     """Channels at full size (doubled as the side is halved), or a quarter of the mlp's width."""
     blocks: int = 1
     """Residual blocks at the smallest size, or extra hidden layers of the mlp."""
-    likelihood: Literal["bernoulli", "gaussian", "logistic"] = "bernoulli"
+    likelihood: Literal["bernoulli", "gaussian", "logistic"] = "gaussian"
     """Distribution of a pixel: Bernoulli (dynamically binarised), Gaussian with learned scale, discretised logistic."""
 
 
@@ -128,7 +128,7 @@ class ObjectiveRecipe:
 class PriorRecipe:
     """The distribution of latents from which samples are drawn."""
 
-    kind: Literal["normal", "mixture"] = "normal"
+    kind: Literal["normal", "mixture"] = "mixture"
     """Standard normal, or a Gaussian mixture fitted to the training latents after training."""
     components: int = 10
     """Components of the mixture."""
@@ -138,7 +138,7 @@ class PriorRecipe:
 class TrainingRecipe:
     """How the weights are found."""
 
-    epochs: int = 200
+    epochs: int = 100
     """Passes over the training images."""
     batch: int = 64
     """Images in a batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 
 from .autoencoder import LatentModel, build_model
 from .errors import UserError
-from .files import write_atomically
+from .files import write_atomically, write_json
 from .recipe import Recipe
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "load_recipe",
     "load_run",
     "load_state",
+    "record_environment",
     "resolve_device",
     "save_state",
     "save_weights",
@@ -81,6 +83,15 @@ def shipped(folder: str) -> list[Path]:
     """Return the places where `checkpoints` or `models` may be found: here, beside the package, inside it."""
     package = Path(__file__).parent
     return [Path(folder), package.parent / folder, package / "_shipped" / folder]
+
+
+def record_environment(folder: Path, environment: dict[str, Any], *, resume: bool) -> None:
+    """Write environment.json; a resumed run keeps its first one and lists the others below it."""
+    path = folder / "environment.json"
+    if resume and path.is_file():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        environment = {**first, "resumed": [*first.get("resumed", []), environment]}
+    write_json(path, environment)
 
 
 def find_run(name: str | Path) -> Path:

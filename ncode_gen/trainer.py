@@ -17,10 +17,10 @@ from torch import Tensor
 from .autoencoder import LatentModel, LearnedStart, SolverChoice, build_model
 from .data import Images, Splits
 from .errors import UserError
-from .files import append_json_line, write_atomically, write_json
+from .files import append_json_line, write_atomically
 from .progress import Reporter
 from .recipe import Recipe
-from .run import RECIPE, describe_environment, load_state, save_state, save_weights
+from .run import RECIPE, describe_environment, load_state, record_environment, save_state, save_weights
 from .solvers import TABLEAUS, random_grid
 
 __all__ = ["Interrupted", "fit_prior", "make_loss", "make_optimiser", "make_step", "train"]
@@ -195,7 +195,7 @@ def train(
     if resume:
         at = _restore(folder, model, average, optimiser, generator)
     write_atomically(folder / RECIPE, lambda partial: partial.write_text(recipe.to_toml(), encoding="utf-8"))
-    write_json(folder / "environment.json", describe_environment(device, recipe.seed))
+    record_environment(folder, describe_environment(device, recipe.seed), resume=resume)
 
     batch = min(recipe.training.batch, len(splits.train))
     per_epoch = len(splits.train) // batch
@@ -357,8 +357,11 @@ def _restore(
 ) -> Progress:
     state: dict[str, Any] = load_state(folder)
     try:
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
+        for held, key in ((model, "model"), (average, "average")):
+            # A prior is fitted when training is done, so a finished run may be resumed with another one.
+            fresh = {name: value for name, value in held.state_dict().items() if name.startswith("prior.")}
+            trained = {name: value for name, value in state[key].items() if not name.startswith("prior.")}
+            held.load_state_dict(trained | fresh)
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
         return Progress(**state["progress"])

@@ -67,7 +67,7 @@ WRONG = {
     "share above one": ("[data]\nvalidation = 1.5", r"data\.validation must be at least 0 and below 1"),
     "not a number": ("[training]\nrate = nan", r"training\.rate must be above 0"),
     "no density": ('[flow]\nloop = "closed"\nfeedback = "dynamic"', "has no density"),
-    "no prior": ('[objective]\nkind = "autoencoder"', 'prior.kind = "mixture"'),
+    "no prior": ('[objective]\nkind = "autoencoder"\n[prior]\nkind = "normal"', 'prior.kind = "mixture"'),
     "path in the name": ('name = "../up"', "plain folder name"),
     "no TOML": ("[training", "no valid TOML"),
 }

@@ -102,6 +102,17 @@ def test_resuming_after_an_epoch_ends_where_an_undisturbed_run_ends(tmp_path, mo
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_a_finished_run_takes_another_prior_without_training_again(tmp_path):
+    normal = fit(recipe_of(epochs=1, prior=PriorRecipe("normal")), tmp_path)
+    mixture = fit(recipe_of(epochs=1, prior=PriorRecipe("mixture", 3)), tmp_path, resume=True)
+    assert len(rows_of(tmp_path)) == 1
+    assert bool(mixture.prior.fitted) and load_run(tmp_path).prior.means.shape == (3, 3)
+    weights = mixture.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in normal.state_dict().items())
+    draws = load_run(tmp_path).prior.sample(9, torch.Generator().manual_seed(0))
+    assert torch.equal(draws, mixture.prior.sample(9, torch.Generator().manual_seed(0)))
+
+
 def test_a_state_of_another_model_is_refused(tmp_path):
     fit(recipe_of(epochs=1), tmp_path)
     with pytest.raises(UserError, match="another model"):

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Prior", "StandardNormal"]
+__all__ = ["Prior", "StandardNormal", "standard_normal_log_prob"]
 
 
 class Prior(nn.Module, ABC):
@@ -34,6 +34,11 @@ class Prior(nn.Module, ABC):
         """Fit the prior to latents (n, d); nothing to do for a fixed one."""
 
 
+def standard_normal_log_prob(latents: Tensor) -> Tensor:
+    """Return log N(latents; 0, I) in nats, shape (...), of latents (..., d)."""
+    return -0.5 * (latents * latents).sum(-1) - 0.5 * latents.shape[-1] * math.log(2 * math.pi)
+
+
 class StandardNormal(Prior):
     """N(0, I).
 
@@ -52,7 +57,7 @@ class StandardNormal(Prior):
 
     def log_prob(self, latents: Tensor) -> Tensor:
         """Return the log-density in nats."""
-        return -0.5 * (latents * latents).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+        return standard_normal_log_prob(latents)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents (n, d)."""
