@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ncode_gen.files import write_atomically, write_json
+from ncode_gen.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("nll_nats", "elbo_nats", "bits_per_dim", "fid", "kid", "precision", "recall", "mse", "nfe")
@@ -86,7 +86,7 @@ def main() -> None:
     results = ROOT / "eval" / "results"
     write_json(results / f"{options.data}.json", {"rows": rows})
     text = table(options.data, rows)
-    write_atomically(results / f"{options.data}.md", lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(results / f"{options.data}.md", text)
     print(text)
 
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from ncode_gen.errors import UserError
-from ncode_gen.files import write_atomically
+from ncode_gen.files import write_text
 from ncode_gen.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +69,7 @@ def main() -> None:
     for name in FILES:
         shutil.copyfile(run / name, target / name)
     text = card(run, recipe)
-    write_atomically(target / "README.md", lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(target / "README.md", text)
     print(text)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ncode_gen.data import TensorImages, load_data
-from ncode_gen.files import write_atomically
+from ncode_gen.files import write_atomically, write_text
 from ncode_gen.metrics.classifier import SmallClassifier
 from ncode_gen.metrics.features import CLASSIFIERS
 from ncode_gen.recipe import DataRecipe
@@ -83,7 +83,7 @@ A convolutional classifier of {DATA[name]}; its last hidden layer ({SmallClassif
 | time | {seconds:.0f} s on {torch.get_num_threads()} CPU threads, torch {torch.__version__.split("+")[0]} |
 | date | {datetime.date.today().isoformat()} |
 """
-    write_atomically(FOLDER / f"{name}.md", lambda partial: partial.write_text(card, encoding="utf-8"))
+    write_text(FOLDER / f"{name}.md", card)
     print(f"{name}: test accuracy {100 * score:.2f} %, {seconds:.0f} s")
 
 

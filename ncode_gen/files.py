@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["append_json_line", "check_writable", "write_atomically", "write_json"]
+__all__ = ["append_json_line", "check_writable", "write_atomically", "write_json", "write_text"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -47,10 +47,14 @@ def check_writable(path: Path) -> None:
     probe.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def append_json_line(path: Path, value: Mapping[str, Any]) -> None:

@@ -89,7 +89,10 @@ def record_environment(folder: Path, environment: dict[str, Any], *, resume: boo
     """Write environment.json; a resumed run keeps its first one and lists the others below it."""
     path = folder / "environment.json"
     if resume and path.is_file():
-        first = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            first = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{path} is damaged; remove it and resume again") from None
         environment = {**first, "resumed": [*first.get("resumed", []), environment]}
     write_json(path, environment)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .autoencoder import LatentModel, LearnedStart, SolverChoice, build_model
 from .data import Images, Splits
 from .errors import UserError
-from .files import append_json_line, write_atomically
+from .files import append_json_line, write_text
 from .progress import Reporter
 from .recipe import Recipe
 from .run import RECIPE, describe_environment, load_state, record_environment, save_state, save_weights
@@ -194,7 +194,7 @@ def train(
     at = Progress()
     if resume:
         at = _restore(folder, model, average, optimiser, generator)
-    write_atomically(folder / RECIPE, lambda partial: partial.write_text(recipe.to_toml(), encoding="utf-8"))
+    write_text(folder / RECIPE, recipe.to_toml())
     record_environment(folder, describe_environment(device, recipe.seed), resume=resume)
 
     batch = min(recipe.training.batch, len(splits.train))

@@ -160,8 +160,8 @@ def full(path, write):
         partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
     return real(path, filling if path.name == {name!r} else write)
-import ncode_gen.run, ncode_gen.trainer, ncode_gen.figures.style
-for module in (files, ncode_gen.run, ncode_gen.trainer, ncode_gen.figures.style):
+import ncode_gen.run, ncode_gen.figures.style
+for module in (files, ncode_gen.run, ncode_gen.figures.style):
     module.write_atomically = full
 from ncode_gen.command import run_command
 from ncode_gen.{command} import main

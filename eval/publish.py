@@ -1,4 +1,4 @@
-"""Write README's table of results from eval/results/: `python eval/readme.py`."""
+"""Write README's table and the headers of the recipes from eval/results/: `python eval/publish.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ncode_gen.files import write_atomically
+from ncode_gen.files import write_text
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- results -->", "<!-- end of results -->"
@@ -43,14 +43,36 @@ def table(data: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def measured(row: dict[str, Any]) -> str:
+    """Return the line of a recipe's header that says what was measured."""
+    protocol, scores = row["protocol"], row["scores"]
+    parts = [f"FID[{protocol['features']['name']}, n={protocol['n']}, test] {scores['fid']['value']:.1f}"]
+    if "nll_nats" in scores:
+        parts.insert(0, f"NLL {scores['nll_nats']['value']:.2f} nats (K={protocol['particles']})")
+    environment = protocol["environment"]
+    where = f"{environment['threads']} threads of {environment['device']}"
+    return f"# Measured: {', '.join(parts)}; {row['training_seconds']:.0f} s of training on {where}, seed 0."
+
+
+def write_headers(data: str, rows: list[dict[str, Any]]) -> None:
+    """Put what was measured into the headers of the recipes."""
+    for row in rows:
+        path = ROOT / "models" / data / f"{row['model']}.toml"
+        lines = path.read_text(encoding="utf-8").splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith(("# Not measured", "# Measured")))
+        lines[at] = measured(row)
+        write_text(path, "\n".join(lines) + "\n")
+
+
 def main() -> None:
-    """Replace the part of README between the two marks."""
+    """Replace the part of README between the two marks, and a line in each measured recipe."""
     results = ROOT / "eval" / "results"
-    parts = [
-        table(data, json.loads((results / f"{data}.json").read_text())["rows"])
-        for data in TITLES
-        if (results / f"{data}.json").exists()
-    ]
+    parts = []
+    for data in TITLES:
+        if (results / f"{data}.json").exists():
+            rows = json.loads((results / f"{data}.json").read_text())["rows"]
+            write_headers(data, rows)
+            parts.append(table(data, rows))
     cost = json.loads((results / "epoch_cost.json").read_text())
     names = list(cost["milliseconds_a_step"])
     parts.append(
@@ -64,8 +86,7 @@ def main() -> None:
     before, rest = text.split(START)
     after = rest.split(END)[1]
     body = "\n\n".join(parts)
-    new = f"{before}{START}\n\n{body}\n\n{END}{after}"
-    write_atomically(path, lambda partial: partial.write_text(new, encoding="utf-8"))
+    write_text(path, f"{before}{START}\n\n{body}\n\n{END}{after}")
 
 
 if __name__ == "__main__":
