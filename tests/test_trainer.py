@@ -133,7 +133,18 @@ def test_the_rate_rises_and_falls():
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    arguments = [sys.executable, "-m", "ncode_gen.train", *TINY, "--training.epochs", "100000", "--out", "run"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "ncode_gen.train",
+        *TINY,
+        "--training.epochs",
+        "100000",
+        "--training.compile",
+        "off",
+        "--out",
+        "run",
+    ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     until = time.monotonic() + 120
