@@ -15,7 +15,11 @@ KINDS = ("vae", "node", "ncode-open", "ncode-closed", "ncode-autoencoder")
 
 
 def test_every_set_has_every_model():
-    assert {str(path.relative_to(ROOT / "models")) for path in MODELS} == {f"{s}/{k}.toml" for s in SETS for k in KINDS}
+    expected = {f"{s}/{k}.toml" for s in SETS for k in KINDS} | {
+        "mnist/vae-mixture.toml",
+        "mnist/ncode-open-mixture.toml",
+    }
+    assert {str(path.relative_to(ROOT / "models")) for path in MODELS} == expected
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -38,6 +42,12 @@ def test_baselines_differ_from_the_model_in_the_flow_alone():
         for kind in ("vae", "node", "ncode-closed"):
             same = dataclasses.replace(recipes[kind], name=recipes["ncode-open"].name, flow=recipes["ncode-open"].flow)
             assert same == recipes["ncode-open"], f"{name}/{kind}"
+
+
+@pytest.mark.parametrize("kind", ["vae", "ncode-open"])
+def test_the_mixtures_differ_in_the_prior_alone(kind):
+    plain, mixture = (Recipe.load(ROOT / "models" / "mnist" / f"{kind}{end}.toml") for end in ("", "-mixture"))
+    assert dataclasses.replace(mixture, name=plain.name, prior=plain.prior) == plain
 
 
 @given(
