@@ -26,6 +26,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+        # safetensors makes files that only their owner can read; a run folder is to be shared like any other.
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)
         partial.replace(path)
     except UserError:
         raise
