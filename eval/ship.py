@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import shutil
@@ -24,6 +25,7 @@ def card(run: Path, recipe: Recipe) -> str:
     environment = json.loads((run / "environment.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     protocol, solver = result["protocol"], result["protocol"].get("solver", {})
+    model = recipe.name.removeprefix(f"{recipe.data.name}-")
     seconds = sum(row["seconds"] for row in rows)
     lines = [
         f"# {recipe.name}",
@@ -33,7 +35,7 @@ def card(run: Path, recipe: Recipe) -> str:
         f"| data | {recipe.data.name}; scored on {protocol['test_images']} test images, {protocol['likelihood']} |",
         f"| recipe | [recipe.toml](recipe.toml), the same as models/{recipe.data.name}/ |",
         f"| seed | {recipe.seed} |",
-        f"| command | `python -m ncode_gen.{environment['command'].replace('.py', '', 1)}` |",
+        f"| command | `python -m ncode_gen.train models/{recipe.data.name}/{model}.toml` |",
         f"| time | {seconds:.0f} s for {len(rows)} epochs, {environment['threads']} threads, {environment['device']} |",
         f"| versions | ncode_gen {environment['ncode_gen']}, torch {environment['packages']['torch']} |",
         f"| date | {datetime.date.today().isoformat()} |",
@@ -53,6 +55,15 @@ def card(run: Path, recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check_same(recipe: Recipe) -> None:
+    """Raise a `UserError`, if the run's recipe is not the one in models/, the place of the images apart."""
+    model = recipe.name.removeprefix(f"{recipe.data.name}-")
+    path = ROOT / "models" / recipe.data.name / f"{model}.toml"
+    public = Recipe.load(path)
+    if dataclasses.replace(recipe, data=public.data) != public:
+        raise UserError(f"the recipe of {recipe.name} is not that of {path}; train it again")
+
+
 def main() -> None:
     """Copy the run and write its card."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -64,10 +75,12 @@ def main() -> None:
     if (run / "weights.safetensors").stat().st_size > LARGEST:
         raise UserError(f"the weights of {run} are larger than {LARGEST} bytes, too large to ship")
     recipe = Recipe.load(run / "recipe.toml")
+    check_same(recipe)
     target = ROOT / "checkpoints" / recipe.name
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(run / name, target / name)
+    shutil.copytree(run / "gallery", target / "gallery", dirs_exist_ok=True)
     text = card(run, recipe)
     write_text(target / "README.md", text)
     print(text)
