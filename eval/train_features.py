@@ -23,7 +23,7 @@ from ncode_gen.recipe import DataRecipe
 
 FOLDER = Path(__file__).parent.parent / "checkpoints" / "features"
 DATA = {"digits-classifier": "digits", "mnist-classifier": "mnist", "fashion-classifier": "fashion-mnist"}
-EPOCHS = {"digits-classifier": 60, "mnist-classifier": 6, "fashion-classifier": 6}
+EPOCHS = {"digits-classifier": 60, "mnist-classifier": 6, "fashion-classifier": 4}
 SEED, BATCH, RATE = 0, 128, 2e-3
 
 
