@@ -38,7 +38,7 @@ def table(data: str, rows: list[dict[str, Any]]) -> str:
         elbo = row["scores"].get("elbo_nats")
         negative = "-" if elbo is None else f"{-elbo['value']:.2f} ± {(elbo['high'] - elbo['low']) / 2:.2f}"
         cells = [cell(row, "nll_nats", 2), negative, cell(row, "fid", 1), cell(row, "kid", 0)]
-        cells += [cell(row, "recall", 3), f"{row['median_epoch_seconds']:.0f}"]
+        cells += [cell(row, "recall", 3), f"{row['median_epoch_seconds']:.1f}"]
         lines.append(f"| `{row['model']}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
