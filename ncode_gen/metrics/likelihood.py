@@ -26,7 +26,7 @@ class LikelihoodScores:
     """Bounds on a test set, and how the solver was refined.
 
     Attributes:
-        elbo: negative of the mean evidence lower bound is `-elbo.value`; nats an image, refined solver.
+        elbo: mean evidence lower bound, nats an image, refined solver.
         nll: importance-weighted bound on -log p, nats an image, refined solver.
         bits_per_dim: `nll` in bits per pixel and channel.
         coarse_elbo: `elbo` with the solver that the recipe trains with.
