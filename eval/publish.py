@@ -78,7 +78,8 @@ def main() -> None:
     parts.append(
         "The test set as a whole, 95 % intervals, likelihoods with a refined solver; protocols and the coarse values "
         f"are in `eval/results/`. A training step of {names[1]} on {cost['data']} takes "
-        f"{cost['median_ratio']:.2f} times one of {names[0]} "
+        f"{cost['median_ratio']:.2f} times one of {names[0]}, quartiles {cost['ratio_quartiles'][0]:.2f} to "
+        f"{cost['ratio_quartiles'][1]:.2f} "
         f"(`python eval/epoch_cost.py {cost['data']} {' '.join(names)}`)."
     )
     path = ROOT / "README.md"

@@ -207,13 +207,14 @@ class StateGamma(nn.Module):
     Args:
         condition: size c of the condition.
         field: the field to be controlled.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; () maps them linearly.
     """
 
     def __init__(self, condition: int, field: Field, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.body = multilayer_perceptron((condition + field.dim + 1, *hidden))
-        self.head = ControlHead(hidden[-1], field, spread=1.0)
+        widths = (condition + field.dim + 1, *hidden)
+        self.body = multilayer_perceptron(widths)
+        self.head = ControlHead(widths[-1], field, spread=1.0)
 
     def forward(self, condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return controls (m, P) for conditions (m, c), states (m, d) and a time (scalar)."""

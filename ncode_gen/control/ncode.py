@@ -107,7 +107,7 @@ def _controller(
     if loop == "static":
         return StaticController(field)
     if loop == "closed" and feedback == "weights":
-        return AlgebraicController(StateGamma(condition, field, gamma or (64,)))
+        return AlgebraicController(StateGamma(condition, field, gamma))
     widths = (condition, *gamma)
     to_control = nn.Sequential(*multilayer_perceptron(widths), ControlHead(widths[-1], field))
     if loop == "closed" and feedback == "dynamic":

@@ -159,6 +159,15 @@ def test_a_map_that_may_fold_has_no_density_and_says_why(flow, conditioned):
         flow.inverse(x0, condition)
 
 
+def test_gamma_of_no_hidden_layer_is_linear():
+    flow = NCODE(2, (4,), "closed", feedback="weights", condition=3, gamma=())
+    assert [type(part).__name__ for part in flow.controller.gamma.modules() if not list(part.children())] == [
+        "Sequential", "ControlHead"
+    ]  # fmt: skip
+    assert flow.controller.gamma.head.in_features == 3 + 2 + 1
+    assert flow(torch.randn(4, 2), torch.randn(4, 3)).state.shape == (4, 2)
+
+
 def test_a_static_flow_has_a_density_without_any_condition():
     assert NCODE(2, loop="static")(torch.randn(4, 2), log_det=True).log_det.shape == (2, 4)
 
