@@ -21,7 +21,7 @@ from .files import append_json_line, write_text
 from .progress import Reporter
 from .recipe import Recipe
 from .run import RECIPE, describe_environment, load_state, record_environment, save_state, save_weights
-from .solvers import TABLEAUS, random_grid
+from .solvers import FIXED, random_grid
 
 __all__ = ["Interrupted", "fit_prior", "make_loss", "make_optimiser", "make_step", "train"]
 
@@ -279,7 +279,7 @@ def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.d
 
         coarse = elbo(None)
         scores["validation_nats"] = -coarse
-        if model.posterior.flow is not None and recipe.flow.method in TABLEAUS:
+        if model.posterior.flow is not None and recipe.flow.method in FIXED:
             scores["solver_gap_nats"] = coarse - elbo(2 * recipe.flow.steps)
     return scores
 
@@ -322,7 +322,7 @@ def _random_inputs(
     uniform = torch.rand(images.shape, generator=generator).to(images.device)
     target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
     noise = torch.randn(images.shape[0], 1, model.dim, generator=generator).to(images.device)
-    if recipe.flow.loop == "none" or recipe.flow.method not in TABLEAUS:
+    if recipe.flow.loop == "none" or recipe.flow.method not in FIXED:
         return target, noise, None
     jitter = 1.0 if recipe.flow.grid == "random" else 0.0
     return target, noise, random_grid(recipe.flow.steps, generator=generator, jitter=jitter).to(images.device)

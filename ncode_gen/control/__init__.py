@@ -8,9 +8,10 @@ from .controllers import (
     OpenController,
     StaticController,
 )
-from .fields import ConstantField, Field, GainFeedbackField, LinearField, MLPField, VectorField
+from .field import ConstantField, Field, VectorField
+from .layered import ConvField, LayeredField, LinearField, MLPField
 from .ncode import NCODE
-from .system import ControlledODE, DensityError, FlowSolution
+from .system import ControlledODE, DensityError, FlowSolution, Solver, SolverOptions
 
 __all__ = [
     "NCODE",
@@ -18,15 +19,18 @@ __all__ = [
     "ConstantField",
     "ControlledODE",
     "Controller",
+    "ConvField",
     "DensityError",
     "DynamicController",
     "FactoredDynamics",
     "Field",
     "FlowSolution",
-    "GainFeedbackField",
+    "LayeredField",
     "LinearField",
     "MLPField",
     "OpenController",
+    "Solver",
+    "SolverOptions",
     "StaticController",
     "VectorField",
 ]

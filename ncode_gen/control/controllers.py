@@ -19,7 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .fields import Field, VectorField
+from .field import Field, VectorField
 
 __all__ = [
     "AlgebraicController",
@@ -41,12 +41,14 @@ class Controller(nn.Module, ABC):
         moves: whether theta is a part of the ODE's state, so that `rate` is asked for.
         follows_state: whether theta depends on the state after time 0.
         conditional: whether theta depends on a condition at all.
+        rebuilds: whether theta is made anew at every evaluation, so that autograd keeps as many thetas.
         no_density: why x(0) -> x(1) has no density for any condition, or None if it has.
     """
 
     moves = False
     follows_state = False
     conditional = True
+    rebuilds = False
     no_density: str | None = None
 
     @abstractmethod
@@ -54,7 +56,7 @@ class Controller(nn.Module, ABC):
         """Return theta(0), shape (P,) or (n, P), for a condition of shape (n, c)."""
 
     def rate(self, t: Tensor, x: Tensor, theta: Tensor) -> Tensor:
-        """Return theta', shape (n, P), at states (n, d); zero unless the controller `moves`."""
+        """Return theta', shape (n, P), at summaries (n, s) of the states; zero unless the controller `moves`."""
         return torch.zeros_like(theta)
 
     def steer(self, field: Field, condition: Tensor) -> VectorField:
@@ -85,8 +87,8 @@ class OpenController(Controller):
 
     Args:
         gamma: maps conditions (n, c) to controls (n, P).
-        dynamics: maps a time (scalar) and controls (n, P) to their rates (n, P); None keeps theta constant and out
-            of the ODE's state.
+        dynamics: maps a time (scalar or (n,)) and controls (n, P) to their rates (n, P); None keeps theta constant
+            and out of the ODE's state.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class OpenController(Controller):
     ) -> None:
         super().__init__()
         self.gamma, self.dynamics = gamma, dynamics
-        self.moves = dynamics is not None
+        self.moves = self.rebuilds = dynamics is not None
 
     def start(self, condition: Tensor) -> Tensor:
         """Return gamma(condition), shape (n, P)."""
@@ -110,11 +112,13 @@ class DynamicController(Controller):
 
     Args:
         gamma: maps conditions (n, c) to controls (n, P).
-        dynamics: maps a time (scalar), states (n, d) and controls (n, P) to the controls' rates (n, P).
+        dynamics: maps a time (scalar or (n,)), states and controls (n, P) to the controls' rates (n, P). It is shown
+            the field's summary (n, s) of a state: a vector itself, the channels' moments of a feature map.
     """
 
     moves = True
     follows_state = True
+    rebuilds = True
     no_density = (
         "in a dynamic closed loop theta remembers the path, so x(0) -> x(1) may fold and has no density; "
         "use a static, open (on a condition that is not x0) or algebraic closed loop"
@@ -137,10 +141,11 @@ class AlgebraicController(Controller):
     """Theta as a function of the current state: theta(t) = gamma(c, x(t), t).
 
     Args:
-        gamma: maps conditions (m, c), states (m, d) and a time (scalar) to controls (m, P).
+        gamma: maps conditions (m, c), summaries (m, s) of states and a time (scalar or (m,)) to controls (m, P).
     """
 
     follows_state = True
+    rebuilds = True
 
     def __init__(self, gamma: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -163,13 +168,23 @@ class _Algebraic(VectorField):
     """f(t, x, gamma(c, x, t)); its divergence, path through gamma included, by forward mode."""
 
     def __init__(self, field: Field, gamma: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Tensor) -> None:
-        self.field, self.gamma, self.condition = field, gamma, condition
+        super().__init__(field, condition)
+        self.gamma = gamma
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        rows = x.flatten(0, 1)
-        condition = self.condition.repeat_interleave(x.shape[1], 0)
-        moved = self.field.bind(self.gamma(condition, rows, t)).velocity(t, rows.unsqueeze(1))
-        return moved.view_as(x)
+        rows, particles = x.flatten(0, 1), x.shape[1]
+        condition = self.control.repeat_interleave(particles, 0)
+        if t.dim():
+            t = t.repeat_interleave(particles, 0)
+        theta = self.gamma(condition, self.field.summary(rows), t)
+        return self.field.bind(theta).velocity(t, rows.unsqueeze(1)).view_as(x)
+
+    def take(self, rows: Tensor) -> VectorField:
+        return _Algebraic(self.field, self.gamma, self.control[rows])
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        gamma = self.gamma.parameters() if isinstance(self.gamma, nn.Module) else ()
+        return (*super().tensors(), *gamma)
 
 
 def multilayer_perceptron(widths: Sequence[int]) -> nn.Sequential:
@@ -178,6 +193,11 @@ def multilayer_perceptron(widths: Sequence[int]) -> nn.Sequential:
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.SiLU()]
     return nn.Sequential(*layers)
+
+
+def _column(t: Tensor, rows: Tensor) -> Tensor:
+    """Return a time, scalar or (n,), as a column beside rows (n, ...)."""
+    return t.to(rows.dtype).reshape(-1, 1).expand(rows.shape[0], 1)
 
 
 class ControlHead(nn.Linear):
@@ -212,21 +232,20 @@ class StateGamma(nn.Module):
 
     def __init__(self, condition: int, field: Field, hidden: Sequence[int]) -> None:
         super().__init__()
-        widths = (condition + field.dim + 1, *hidden)
+        widths = (condition + field.summary_size + 1, *hidden)
         self.body = multilayer_perceptron(widths)
         self.head = ControlHead(widths[-1], field, spread=1.0)
 
     def forward(self, condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Return controls (m, P) for conditions (m, c), states (m, d) and a time (scalar)."""
-        clock = t.to(x.dtype).expand(x.shape[0], 1)
-        control: Tensor = self.head(self.body(torch.cat([condition, x, clock], -1)))
+        """Return controls (m, P) for conditions (m, c), summaries (m, s) and a time, scalar or (m,)."""
+        control: Tensor = self.head(self.body(torch.cat([condition, x, _column(t, x)], -1)))
         return control
 
 
 class FactoredDynamics(nn.Module):
     """Dynamics of theta of low rank: theta' = U tanh(V theta + A x + w t + b), U zero at the start.
 
-    A dense map would need P x P weights; this one needs rank x (2 P + d + 2).
+    A dense map would need P x P weights; this one needs rank x (2 P + s + 2), s the size of a state's summary.
 
     Args:
         field: the field whose control moves.
@@ -236,12 +255,12 @@ class FactoredDynamics(nn.Module):
 
     def __init__(self, field: Field, rank: int, *, follows_state: bool) -> None:
         super().__init__()
-        inputs = field.control_size + 1 + (field.dim if follows_state else 0)
+        inputs = field.control_size + 1 + (field.summary_size if follows_state else 0)
         self.down, self.up = nn.Linear(inputs, rank), nn.Linear(rank, field.control_size, bias=False)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, t: Tensor, *state_then_theta: Tensor) -> Tensor:
-        """Return theta', shape (n, P), from a time and (theta) or (x, theta)."""
-        clock = t.to(state_then_theta[-1].dtype).expand(state_then_theta[-1].shape[0], 1)
+        """Return theta', shape (n, P), from a time and (theta) or (summary of x, theta)."""
+        clock = _column(t, state_then_theta[-1])
         rate: Tensor = self.up(torch.tanh(self.down(torch.cat([*state_then_theta, clock], -1))))
         return rate

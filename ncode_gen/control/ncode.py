@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import nn
 
+from ..solvers import Gradient
+from .activations import Activation
 from .controllers import (
     AlgebraicController,
     ControlHead,
@@ -18,8 +20,10 @@ from .controllers import (
     StaticController,
     multilayer_perceptron,
 )
-from .fields import Activation, Field, GainFeedbackField, MLPField
-from .system import ControlledODE
+from .field import Field
+from .ladder import Products, Rung
+from .layered import ConvField, MLPField
+from .system import ControlledODE, Solver
 
 __all__ = ["NCODE", "Feedback", "Loop"]
 
@@ -28,28 +32,37 @@ Feedback = Literal["gain", "weights", "dynamic"]
 
 
 class NCODE(ControlledODE):
-    """A neurally-controlled ODE with a multilayer perceptron as its field.
+    """A neurally-controlled ODE: any field, any loop, any rung of the control ladder.
 
     Args:
-        dim: dimension d of the state.
-        hidden: widths of the field's hidden layers.
+        dim: dimension d of the state, or number of channels of feature maps.
+        hidden: widths of the field's hidden layers; () for an affine field.
         loop: "static" (one control for all: a neural ODE), "open" (control from the condition) or "closed" (control
             from the condition and the current state).
-        feedback: how the closed loop follows the state: "gain" (the gain of every hidden unit, divergence in closed
-            form; one hidden layer), "weights" (every weight, theta = gamma(c, x, t)) or "dynamic" (every weight,
-            theta' = g(t, x, theta), which has no density).
+        feedback: how the closed loop follows the state: "gain" (the gain of every unit, divergence in closed form for
+            at most one hidden layer), "weights" (all that is control, theta = gamma(c, x, t)) or "dynamic" (all that
+            is control, theta' = g(t, x, theta), which has no density).
+        control: what of the field is control: "all" weights, those of the "last" layer, "low-rank" updates of shared
+            weights, or "gains" and biases.
+        rank: rank of the low-rank updates.
+        kernel: side of the kernels of a convolutional field on feature maps; None for vectors.
         condition: size of the condition; d if None, for a control made from x(0).
         gamma: widths of the hidden layers of gamma; () maps the condition to the control linearly.
         dynamics: whether theta of the open loop has dynamics of its own, theta' = g(t, theta).
-        rank: rank of the dynamics of theta.
-        augment: extra state dimensions that start at zero.
+        dynamics_rank: rank of the dynamics of theta.
+        augment: extra state dimensions (channels) that start at zero.
         time: whether the field sees the time.
         activation: "tanh", "softplus" or "silu".
+        products: precision of the field's matrix products, "float32" (that of the state) or "bfloat16".
         method: solver, see `ncode_gen.solvers.solve`.
         steps: steps on [0, 1] of a fixed-step solver.
+        rtol: relative tolerance of an adaptive solver.
+        atol: absolute tolerance of an adaptive solver.
+        max_steps: steps that a sample may try in "dopri5" and "tsit5".
+        gradient: how gradients are found, see `ncode_gen.control.Solver`.
 
     Raises:
-        ValueError: an unknown loop, feedback or method, or sizes that do not fit.
+        ValueError: an unknown loop, feedback, rung or method, or sizes that do not fit.
 
     >>> import torch
     >>> flow = NCODE(dim=2, hidden=(32,), loop="closed")
@@ -57,6 +70,9 @@ class NCODE(ControlledODE):
     >>> solution = flow(x0, condition=x0)
     >>> solution.state.shape, solution.nfe
     (torch.Size([5, 2]), 32)
+    >>> maps = NCODE(dim=3, hidden=(8,), kernel=3, control="gains", condition=10, method="dopri5")
+    >>> maps(torch.randn(5, 3, 6, 6), condition=torch.randn(5, 10)).state.shape
+    torch.Size([5, 3, 6, 6])
     """
 
     def __init__(
@@ -66,15 +82,23 @@ class NCODE(ControlledODE):
         loop: Loop = "open",
         *,
         feedback: Feedback = "gain",
+        control: Rung = "all",
+        rank: int = 4,
+        kernel: int | None = None,
         condition: int | None = None,
         gamma: Sequence[int] = (64,),
         dynamics: bool = False,
-        rank: int = 16,
+        dynamics_rank: int = 16,
         augment: int = 0,
         time: bool = True,
         activation: Activation = "tanh",
+        products: Products = "float32",
         method: str = "rk4",
         steps: int = 8,
+        rtol: float = 1e-6,
+        atol: float = 1e-6,
+        max_steps: int = 1000,
+        gradient: Gradient | Literal["auto"] = "auto",
     ) -> None:
         if loop not in ("static", "open", "closed"):
             raise ValueError(f'loop must be "static", "open" or "closed", got {loop!r}')
@@ -82,17 +106,22 @@ class NCODE(ControlledODE):
             raise ValueError(f'feedback must be "gain", "weights" or "dynamic", got {feedback!r}')
         if dynamics and loop != "open":
             raise ValueError('dynamics belong to the open loop; for the closed one say feedback="dynamic"')
-        size = dim + augment
+        solver = Solver(method, steps, None, rtol, atol, max_steps, gradient)
+        gains = loop == "closed" and feedback == "gain"
         field: Field
-        if loop == "closed" and feedback == "gain":
-            if len(hidden) != 1:
-                raise ValueError(f'feedback "gain" takes one hidden layer, got {tuple(hidden)}')
-            field = GainFeedbackField(size, hidden[0], time=time, activation=activation)
+        if kernel is None:
+            field = MLPField(
+                dim + augment, hidden, control=control, rank=rank, time=time, activation=activation, feedback=gains,
+                products=products,
+            )  # fmt: skip
         else:
-            field = MLPField(size, hidden, time=time, activation=activation)
+            field = ConvField(
+                dim + augment, hidden, kernel=kernel, control=control, rank=rank, time=time, activation=activation,
+                feedback=gains, products=products,
+            )  # fmt: skip
         c = dim if condition is None else condition
-        controller = _controller(field, loop, feedback, c, gamma, dynamics, rank)
-        super().__init__(field, controller, augment=augment, method=method, steps=steps)
+        controller = _controller(field, loop, feedback, c, gamma, dynamics, dynamics_rank)
+        super().__init__(field, controller, augment=augment, solver=solver)
 
 
 def _controller(

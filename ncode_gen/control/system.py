@@ -2,59 +2,125 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from ..solvers import Derivative, Solution, State, check_method, solve
+from ..solvers import (
+    ADAPTIVE,
+    Gradient,
+    Solution,
+    State,
+    batch_invariant,
+    check_gradient,
+    check_method,
+    evaluations,
+    solve,
+)
 from .controllers import Controller
-from .fields import Field
+from .dynamics import CoupledDynamics
+from .field import Field
 
-__all__ = ["ControlledODE", "DensityError", "FlowSolution"]
+__all__ = ["ControlledODE", "DensityError", "FlowSolution", "Solver", "SolverOptions"]
+
+REBUILT_BYTES = 256 << 20
 
 
 class DensityError(ValueError):
     """A density was asked of a map that is not a flow in the state."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FlowSolution(Solution):
-    """A `Solution` whose first component is the state x, augmentation left out, shape (T, n, d) or (T, n, K, d).
+    """A `Solution` whose first component is the state x, augmentation left out.
 
     Attributes:
+        augmented: the state with its extra dimensions, shape (T, n, *event) or (T, n, K, *event).
         log_det: log |det dx(t)/dx(0)| in nats at every requested time, shape (T, n) or (T, n, K), if asked for.
+        energy: integral of |dx/dt|^2 up to every requested time, of the shape of `log_det`, if asked for.
+        roughness: integral of the squared Frobenius norm of the Jacobian, likewise, estimated, if asked for.
         control: theta at every requested time, where it is a part of the ODE's state: shape (T, n, P), or (T, n, K, P)
             where it follows K states.
-        augmented: the state with its extra dimensions, shape (T, n, d + a) or (T, n, K, d + a).
     """
 
     augmented: Tensor
     log_det: Tensor | None = None
+    energy: Tensor | None = None
+    roughness: Tensor | None = None
     control: Tensor | None = None
+
+
+class SolverOptions(TypedDict, total=False):
+    """What one solve may do differently; None, or nothing, keeps the module's own."""
+
+    method: str | None
+    steps: int | None
+    grid: Tensor | None
+    rtol: float | None
+    atol: float | None
+    max_steps: int | None
+    gradient: Gradient | Literal["auto"] | None
 
 
 @dataclass(frozen=True)
 class Solver:
-    """How one solve is done: method, steps (the module's own if None), or the nodes of the grid."""
+    """How a flow is solved; see `ncode_gen.solvers.solve`.
 
-    method: str
-    steps: int | None
-    grid: Tensor | None
+    Attributes:
+        method: name of the solver.
+        steps: steps on the whole interval (fixed-step methods).
+        grid: nodes of the steps, shape (S + 1,), instead of `steps` and of the requested times.
+        rtol: relative tolerance (adaptive methods).
+        atol: absolute tolerance (adaptive methods).
+        max_steps: steps that a sample may try ("dopri5", "tsit5").
+        gradient: "backprop", "checkpoint", "adjoint"; "auto" takes "checkpoint" where theta is rebuilt at every
+            evaluation and all the thetas of a solve would hold more than 256 MiB, else "backprop".
+
+    Raises:
+        ValueError: an unknown method, a number of steps below one, or a gradient that the method cannot give.
+    """
+
+    method: str = "rk4"
+    steps: int = 8
+    grid: Tensor | None = None
+    rtol: float = 1e-6
+    atol: float = 1e-6
+    max_steps: int = 1000
+    gradient: Gradient | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_method(self.method)
+        if self.gradient != "auto":
+            check_gradient(self.gradient, self.method)
+        if self.steps < 1 or self.max_steps < 1:
+            raise ValueError(f"steps must be >= 1, got {min(self.steps, self.max_steps)}")
+
+    def choose_gradient(self, rebuilds: bool, controls: int) -> Gradient:
+        """Return how gradients are found, where theta has `controls` numbers in all."""
+        if self.gradient != "auto":
+            return self.gradient
+        steps = self.steps if self.grid is None else self.grid.shape[0] - 1
+        nfe = evaluations(self.method, steps)
+        if self.method in ADAPTIVE:
+            nfe = 64
+        return "checkpoint" if rebuilds and 4 * nfe * controls > REBUILT_BYTES else "backprop"
 
 
 class ControlledODE(nn.Module):
     """dx/dt = f(t, x, theta), with theta decided by a controller: any field, any controller.
 
     Args:
-        field: f; it has no weights but theta.
+        field: f.
         controller: what decides theta.
-        augment: extra state dimensions that start at zero (ANODE); the field's dimension is d + augment.
-        method: solver, see `ncode_gen.solvers.solve`.
-        steps: steps on [0, 1] of a fixed-step solver.
+        augment: extra state dimensions (channels) that start at zero (ANODE); the field's are d + augment.
+        solver: how solves are done, unless a call says otherwise.
 
     Raises:
-        ValueError: an unknown method, steps below one, or a negative augmentation.
+        ValueError: a negative augmentation, or one that leaves no dimension.
 
     Reflection in open loop, x(1) = -x(0), exactly:
 
@@ -64,14 +130,12 @@ class ControlledODE(nn.Module):
     tensor([[-1., -2.]])
     """
 
-    def __init__(
-        self, field: Field, controller: Controller, *, augment: int = 0, method: str = "rk4", steps: int = 8
-    ) -> None:
+    def __init__(self, field: Field, controller: Controller, *, augment: int = 0, solver: Solver | None = None) -> None:
         super().__init__()
-        if steps < 1 or augment < 0 or augment >= field.dim:
-            raise ValueError(f"steps must be >= 1 and 0 <= augment < {field.dim}, got {steps} and {augment}")
+        if augment < 0 or augment >= field.dim:
+            raise ValueError(f"the augmentation must be >= 0 and < {field.dim}, got {augment}")
         self.field, self.controller, self.augment = field, controller, augment
-        self.method, self.steps = check_method(method), steps
+        self.solver = solver or Solver()
 
     @property
     def dim(self) -> int:
@@ -101,30 +165,39 @@ class ControlledODE(nn.Module):
         *,
         times: Tensor | None = None,
         log_det: bool = False,
-        method: str | None = None,
-        steps: int | None = None,
-        grid: Tensor | None = None,
+        energy: bool = False,
+        roughness: bool = False,
+        noise: Tensor | None = None,
+        **options: Unpack[SolverOptions],
     ) -> FlowSolution:
         """Solve from the first to the last of `times`.
 
         Args:
-            x: states at the first time, shape (n, d), or (n, K, d) for K states under each sample's control.
+            x: states at the first time, shape (n, *event), or (n, K, *event) for K states under each sample's control;
+                an event is a vector (d,) or a feature map (C, H, W).
             condition: what the control is made from, shape (n, c); x itself if None.
             times: requested times, shape (T,), by default 0 and 1; decreasing times solve backwards.
             log_det: whether to integrate the divergence.
-            method: solver instead of the module's own.
-            steps: steps instead of the module's own.
-            grid: nodes of the steps, shape (S + 1,), instead of `times` and `steps`.
+            energy: whether to integrate |dx/dt|^2, the kinetic penalty of Finlay et al., "How to train your neural
+                ODE", ICML 2020, equation 11.
+            roughness: whether to integrate the squared Frobenius norm of the Jacobian (same source), estimated as
+                |J e|^2 with the noise e.
+            noise: e, of the shape of `x`, augmentation included, of mean zero and unit covariance, fixed through the
+                solve. With it the divergence is Hutchinson's estimate e' J e; without it exact.
+            **options: what differs from the module's own solver, see `SolverOptions`.
 
         Raises:
             DensityError: `log_det` of a map that is not a flow in x.
-            ValueError: a wrong shape, method or number of steps.
+            ValueError: a wrong shape, method or number of steps, or `roughness` without noise.
         """
         if log_det:
             self.check_density(conditioned=condition is not None and condition is not x)
+        if roughness and noise is None:
+            raise ValueError("the roughness is estimated along noise; give noise of the shape of the states")
         if times is None:
             times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
-        return self._solve(x, condition, times, Solver(method or self.method, steps, grid), log_det)
+        measures = {"log_det": log_det, "energy": energy, "roughness": roughness}
+        return self._solve(x, condition, times, self._solver(options), measures, noise)
 
     def inverse(
         self,
@@ -132,8 +205,8 @@ class ControlledODE(nn.Module):
         condition: Tensor | None = None,
         *,
         log_det: bool = False,
-        method: str | None = None,
-        steps: int | None = None,
+        noise: Tensor | None = None,
+        **options: Unpack[SolverOptions],
     ) -> FlowSolution:
         """Solve from time 1 back to time 0; arguments as in `forward`.
 
@@ -142,7 +215,7 @@ class ControlledODE(nn.Module):
             ValueError: a wrong shape, method or number of steps.
         """
         self.check_density(conditioned=condition is not None and condition is not x)
-        solver = Solver(method or self.method, steps, None)
+        solver = self._solver(options)
         back = torch.tensor([1.0, 0.0], dtype=x.dtype, device=x.device)
         theta = None
         if self.controller.moves:
@@ -151,15 +224,15 @@ class ControlledODE(nn.Module):
                 return (self.controller.rate(t, x, now[0]),)
 
             start = self.controller.start(x if condition is None else condition)
-            theta = self._integrate(drift, (start,), back.flip(0), solver).state
-        return self._solve(x, condition, back, solver, log_det, theta)
+            theta = self._integrate(drift, (start,), back.flip(0), solver, start.numel()).state
+        return self._solve(x, condition, back, solver, {"log_det": log_det}, noise, theta)
 
     def velocity(self, t: float, x: Tensor, condition: Tensor, control: Tensor | None = None) -> Tensor:
-        """Return dx/dt, shape (n, K, d), at points (n, K, d) under each sample's own control.
+        """Return dx/dt at states (n, K, *event) under each sample's own control, of the shape of `x`.
 
         Args:
             t: time.
-            x: points, augmentation included.
+            x: states, augmentation included.
             condition: what the control is made from, shape (n, c).
             control: theta at time t, shape (n, P), for a controller whose theta is a part of the ODE's state.
 
@@ -174,9 +247,24 @@ class ControlledODE(nn.Module):
             field = self.controller.steer(self.field, condition)
         return field.velocity(torch.tensor(t, dtype=x.dtype, device=x.device), x)
 
-    def _integrate(self, derivative: Derivative, state: State, times: Tensor, solver: Solver) -> Solution:
-        steps = self.steps if solver.steps is None else solver.steps
-        return solve(derivative, state, times, method=solver.method, steps=steps, grid=solver.grid)
+    def _solver(self, options: SolverOptions) -> Solver:
+        """Return the module's solver with what one call does differently."""
+        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        return replace(self.solver, **given) if given else self.solver
+
+    def _integrate(self, derivative: Any, state: State, times: Tensor, solver: Solver, controls: int) -> Solution:
+        return solve(
+            derivative,
+            state,
+            times,
+            method=solver.method,
+            steps=solver.steps,
+            grid=solver.grid,
+            rtol=solver.rtol,
+            atol=solver.atol,
+            max_steps=solver.max_steps,
+            gradient=solver.choose_gradient(self.controller.rebuilds, controls),
+        )
 
     def _solve(
         self,
@@ -184,80 +272,86 @@ class ControlledODE(nn.Module):
         condition: Tensor | None,
         times: Tensor,
         solver: Solver,
-        log_det: bool,
+        measures: dict[str, bool],
+        noise: Tensor | None,
         theta: Tensor | None = None,
     ) -> FlowSolution:
         """Solve from states and a condition as the user gave them; `theta` at the first time, if not gamma's."""
         points, condition = self._checked(x, condition)
-        n, particles, dim = points.shape
-        state: State = (points,)
-        controller = self.controller
-        if not controller.moves:
-            steered = controller.steer(self.field, condition)
-
-            def derivative(t: Tensor, now: State) -> State:
-                if log_det:
-                    return steered.velocity_and_divergence(t, now[0])
-                return (steered.velocity(t, now[0]),)
-        else:
-            if controller.follows_state and particles > 1:
-                # Each particle pulls theta its own way, so each becomes a sample.
-                state = (points.reshape(n * particles, 1, dim),)
-                condition = condition.repeat_interleave(particles, 0)
-            state = (*state, controller.start(condition) if theta is None else theta)
-
-            def derivative(t: Tensor, now: State) -> State:
-                bound = self.field.bind(now[1])
-                rate = controller.rate(t, now[0][:, 0], now[1])
-                if log_det:
-                    velocity, divergence = bound.velocity_and_divergence(t, now[0])
-                    return velocity, rate, divergence
-                return bound.velocity(t, now[0]), rate
-
-        if log_det:
-            state = (*state, points.new_zeros(n, particles))
-        return self._result(self._integrate(derivative, state, times, solver), x, log_det)
+        n, particles, *event = points.shape
+        if noise is not None:
+            if noise.numel() != points.numel():
+                raise ValueError(f"noise must have the shape of the states, {tuple(points.shape)}, got {noise.shape}")
+            noise = noise.reshape(points.shape)
+        # Per-sample adaptive solves promise the same bits in every batch, so gamma has to keep that promise too.
+        exact: AbstractContextManager[None] = batch_invariant() if solver.method in ADAPTIVE else nullcontext()
+        with exact:
+            controller = self.controller
+            wanted = tuple(name for name, on in measures.items() if on)
+            totals = tuple(points.new_zeros(n, particles) for _ in wanted)
+            if controller.moves:
+                if controller.follows_state and particles > 1:
+                    # Each particle pulls theta its own way, so each becomes a sample.
+                    points = points.reshape(n * particles, 1, *event)
+                    noise = None if noise is None else noise.reshape(points.shape)
+                    condition = condition.repeat_interleave(particles, 0)
+                    totals = tuple(total.reshape(-1, 1) for total in totals)
+                start = controller.start(condition) if theta is None else theta
+                state: State = (points, start.expand(len(points), -1), *totals)
+                dynamics = CoupledDynamics(self.field, controller, None, wanted, noise)
+            else:
+                state = (points, *totals)
+                dynamics = CoupledDynamics(
+                    self.field, controller, controller.steer(self.field, condition), wanted, noise
+                )
+            controls = points.shape[0] * points.shape[1] * self.field.control_size
+            solution = self._integrate(dynamics, state, times, solver, controls)
+        return self._result(solution, x, wanted)
 
     def _checked(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return states (n, K, d + a) and a condition (n, c), or raise a ValueError that names the wrong shape."""
-        if x.dim() not in (2, 3) or x.shape[-1] != self.dim:
-            raise ValueError(f"states must have shape (n, {self.dim}) or (n, K, {self.dim}), got {tuple(x.shape)}")
+        """Return states (n, K, *event) and a condition (n, c), or raise a ValueError that names the wrong shape."""
+        axes = self.field.axes
+        if x.dim() not in (axes + 1, axes + 2) or x.shape[-axes] != self.dim:
+            event = f"{self.dim}" if axes == 1 else f"{self.dim}, H, W"
+            raise ValueError(f"states must have shape (n, {event}) or (n, K, {event}), got {tuple(x.shape)}")
         if condition is None:
-            if x.dim() == 3 and self.controller.conditional:
+            if x.dim() == axes + 2 and self.controller.conditional:
                 raise ValueError("with K states a sample, give a condition of shape (n, c)")
-            condition = x
+            condition = x.flatten(1)
         elif condition.dim() != 2 or condition.shape[0] != x.shape[0]:
             raise ValueError(f"the condition must have shape ({x.shape[0]}, c), got {tuple(condition.shape)}")
-        points = x if x.dim() == 3 else x.unsqueeze(1)
+        points = x if x.dim() == axes + 2 else x.unsqueeze(1)
         if self.augment:
-            points = torch.cat([points, points.new_zeros(*points.shape[:-1], self.augment)], -1)
+            extra = points.new_zeros(*points.shape[:2], self.augment, *points.shape[3:])
+            points = torch.cat([points, extra], 2)
         return points, condition
 
-    def _result(self, solution: Solution, x: Tensor, log_det: bool) -> FlowSolution:
+    def _result(self, solution: Solution, x: Tensor, wanted: tuple[str, ...]) -> FlowSolution:
         """Give every part the leading shape of the states, (T, n) or (T, n, K)."""
-        count, shape = solution.times.shape[0], x.shape[:-1]
-        augmented = solution.parts[0].reshape(count, *shape, self.field.dim)
-        parts = [augmented[..., : self.dim]]
-        control = logarithm = None
+        axes = self.field.axes
+        lead = (solution.times.shape[0], *x.shape[: x.dim() - axes])
+        augmented = solution.parts[0].reshape(*lead, *solution.parts[0].shape[3:])
+        parts = [augmented.narrow(len(lead), 0, self.dim)]
+        control = None
         if self.controller.moves:
             control = solution.parts[1]
             if self.controller.follows_state:
-                control = control.reshape(count, *shape, -1)
+                control = control.reshape(*lead, -1)
             parts.append(control)
-        if log_det:
-            logarithm = solution.parts[-1].reshape(count, *shape)
-            parts.append(logarithm)
+        totals = [part.reshape(lead) for part in solution.parts[len(parts) :]]
         return FlowSolution(
             times=solution.times,
-            parts=tuple(parts),
+            parts=(*parts, *totals),
             nfe=solution.nfe,
             accepted=solution.accepted,
             rejected=solution.rejected,
+            outcomes=solution.outcomes,
+            counts=solution.counts,
             augmented=augmented,
-            log_det=logarithm,
             control=control,
+            **dict(zip(wanted, totals, strict=True)),
         )
 
     def extra_repr(self) -> str:
         """Show the solver."""
-        return f"method={self.method}, steps={self.steps}, augment={self.augment}"
+        return f"method={self.solver.method}, steps={self.solver.steps}, augment={self.augment}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..autoencoder import LatentModel
 from ..data import Images
 from ..progress import track
+from ..solvers import FIXED
 from .score import Score, mean_score
 
 __all__ = ["LikelihoodScores", "refine_steps", "score_likelihood"]
@@ -68,7 +69,7 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
         bounds = list(model.bounds(images, PROBE_PARTICLES, generator, steps=steps, method="rk4"))
         return torch.stack([torch.cat([bound[i] for bound in bounds]).mean() for i in (0, 1)])
 
-    steps = model.posterior.flow.steps
+    steps = model.posterior.flow.solver.steps
     before = means(steps)
     while steps < MOST_STEPS:
         steps *= 2
@@ -104,7 +105,8 @@ def score_likelihood(
     steps, moved = refine_steps(model, images.first(PROBE, model.device), seed)
     coarse = _bounds(model, images, particles, None, seed, quiet)
     fine = _bounds(model, images, particles, steps, seed, quiet)
-    coarse_name = flow.method if flow.method.startswith("torchdiffeq:") else f"{flow.method} x {flow.steps}"
+    method = flow.solver.method
+    coarse_name = f"{method} x {flow.solver.steps}" if method in FIXED else method
     return _scores(*fine, *coarse, size, f"rk4 x {steps}", coarse_name, moved)
 
 

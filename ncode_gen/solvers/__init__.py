@@ -1,17 +1,27 @@
 """Solvers of ordinary differential equations and the `Solution` they return."""
 
-from .fixed import TABLEAUS, Derivative, State, Tableau, fixed_steps, runge_kutta_step
-from .solution import Solution
-from .solve import METHODS, check_method, random_grid, solve
+from .fixed import Derivative, State, fixed_steps, runge_kutta_step
+from .invariance import batch_invariant
+from .solution import Outcome, SampleCounts, Solution
+from .solve import METHODS, Gradient, check_gradient, check_method, evaluations, random_grid, solve
+from .tableaus import ADAPTIVE, FIXED, EmbeddedTableau, Tableau
 
 __all__ = [
+    "ADAPTIVE",
+    "FIXED",
     "METHODS",
-    "TABLEAUS",
     "Derivative",
+    "EmbeddedTableau",
+    "Gradient",
+    "Outcome",
+    "SampleCounts",
     "Solution",
     "State",
     "Tableau",
+    "batch_invariant",
+    "check_gradient",
     "check_method",
+    "evaluations",
     "fixed_steps",
     "random_grid",
     "runge_kutta_step",

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["TABLEAUS", "Derivative", "State", "Tableau", "fixed_steps", "runge_kutta_step"]
+from .tableaus import Tableau
+
+__all__ = ["Derivative", "State", "advance", "fixed_steps", "runge_kutta_step"]
 
 State = tuple[Tensor, ...]
 Derivative = Callable[[Tensor, State], State]
 
 
-@dataclass(frozen=True)
-class Tableau:
-    """Butcher tableau of an explicit method: stage weights `a`, result weights `b`, stage times `c`."""
-
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-    c: tuple[float, ...]
-
-    @property
-    def stages(self) -> int:
-        """Evaluations of the derivative in a step."""
-        return len(self.b)
-
-
-TABLEAUS = {
-    "euler": Tableau(a=((),), b=(1.0,), c=(0.0,)),
-    "midpoint": Tableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.5)),
-    "rk4": Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)),
-}
-
-
-def _advance(state: State, slopes: list[State], weights: tuple[float, ...], step: Tensor) -> State:
+def advance(state: State, slopes: Sequence[State], weights: Sequence[float], step: Tensor) -> State:
+    """Return state + step * sum of weights * slopes; `step` is a scalar, or one for each sample, shape (n,)."""
     moved = []
     for i, part in enumerate(state):
         terms = [w * slope[i] for w, slope in zip(weights, slopes, strict=True) if w != 0.0]
@@ -42,7 +24,10 @@ def _advance(state: State, slopes: list[State], weights: tuple[float, ...], step
             total = terms[0]
             for term in terms[1:]:
                 total = total + term
-            moved.append(part + step.to(part.dtype) * total)
+            length = step.to(part.dtype)
+            if step.dim():
+                length = length.view(-1, *[1] * (part.dim() - 1))
+            moved.append(part + length * total)
         else:
             moved.append(part)
     return tuple(moved)
@@ -63,11 +48,13 @@ def runge_kutta_step(derivative: Derivative, t: Tensor, step: Tensor, state: Sta
     """
     slopes: list[State] = []
     for weights, c in zip(tableau.a, tableau.c, strict=True):
-        slopes.append(derivative(t + c * step, _advance(state, slopes, weights, step)))
-    return _advance(state, slopes, tableau.b, step)
+        slopes.append(derivative(t + c * step, advance(state, slopes, weights, step)))
+    return advance(state, slopes, tableau.b, step)
 
 
-def fixed_steps(derivative: Derivative, state: State, grid: Tensor, tableau: Tableau) -> Iterator[State]:
+def fixed_steps(
+    derivative: Derivative, state: State, grid: Tensor, tableau: Tableau, *, recompute: bool = False
+) -> Iterator[State]:
     """Yield the state at each node of `grid`, the initial one first.
 
     Args:
@@ -75,8 +62,14 @@ def fixed_steps(derivative: Derivative, state: State, grid: Tensor, tableau: Tab
         state: initial state, a tuple of tensors.
         grid: times of the nodes, shape (steps + 1,), increasing or decreasing.
         tableau: the method's coefficients.
+        recompute: whether a step keeps only its initial state for the backward pass and is taken again there.
     """
+
+    def step(t: Tensor, length: Tensor, *now: Tensor) -> State:
+        return runge_kutta_step(derivative, t, length, now, tableau)
+
     yield state
     for i in range(grid.shape[0] - 1):
-        state = runge_kutta_step(derivative, grid[i], grid[i + 1] - grid[i], state, tableau)
+        t, length = grid[i], grid[i + 1] - grid[i]
+        state = checkpoint(step, t, length, *state, use_reentrant=False) if recompute else step(t, length, *state)
         yield state

@@ -40,9 +40,32 @@ class _CountedSteps(_Counted):
 
 
 def library_solve(
-    derivative: Derivative, state: State, times: Tensor, method: str, steps: int, rtol: float, atol: float
+    derivative: Derivative,
+    state: State,
+    times: Tensor,
+    method: str,
+    *,
+    steps: int,
+    rtol: float,
+    atol: float,
+    adjoint: bool = False,
 ) -> Solution:
-    """Solve with `torchdiffeq.odeint`; `steps` sets the step size of its fixed-step methods."""
+    """Solve with torchdiffeq; `steps` sets the step size of its fixed-step methods.
+
+    Args:
+        derivative: as in `solve`; with `adjoint` it must name the tensors that it depends on by a method `tensors()`.
+        state: initial state.
+        times: requested times.
+        method: name of a method of torchdiffeq.
+        steps: steps of a fixed-step method.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        adjoint: whether gradients come from the continuous adjoint (`odeint_adjoint`), counts then of the forward
+            solve.
+
+    Raises:
+        ValueError: `adjoint` with a derivative that does not name its tensors.
+    """
     fixed = issubclass(SOLVERS[method], FixedGridODESolver)
     adaptive = issubclass(SOLVERS[method], AdaptiveStepsizeODESolver) and method != "scipy_solver"
     counted = _CountedSteps(derivative) if adaptive else _Counted(derivative)
@@ -51,6 +74,13 @@ def library_solve(
         options = {"step_size": float((times[-1] - times[0]).abs() / steps)}
     elif method == "scipy_solver":
         options = {"solver": "LSODA"}
-    parts = torchdiffeq.odeint(counted, state, times, method=method, rtol=rtol, atol=atol, options=options)
+    settings = {"method": method, "rtol": rtol, "atol": atol, "options": options}
+    if adjoint:
+        if not hasattr(derivative, "tensors"):
+            raise ValueError("the adjoint needs a derivative with a method tensors(), the tensors that it depends on")
+        wanted = tuple(tensor for tensor in derivative.tensors() if tensor.requires_grad)
+        parts = torchdiffeq.odeint_adjoint(counted, state, times, adjoint_params=wanted, **settings)
+    else:
+        parts = torchdiffeq.odeint(counted, state, times, **settings)
     accepted = steps if fixed else counted.accepted
     return Solution(times, tuple(parts), nfe=counted.nfe, accepted=accepted, rejected=counted.rejected)

@@ -3,11 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-__all__ = ["Solution"]
+__all__ = ["Outcome", "SampleCounts", "Solution"]
+
+
+class Outcome(IntEnum):
+    """How the solve of one sample ended."""
+
+    REACHED = 0
+    STEP_CAP = 1
+    NON_FINITE = 2
+    STEP_TOO_SMALL = 3
+
+    @property
+    def words(self) -> str:
+        """What happened, in words.
+
+        >>> Outcome.STEP_CAP.words
+        'stopped at the step cap'
+        """
+        return _WORDS[self]
+
+
+_WORDS = {
+    Outcome.REACHED: "reached the last time",
+    Outcome.STEP_CAP: "stopped at the step cap",
+    Outcome.NON_FINITE: "left the finite numbers",
+    Outcome.STEP_TOO_SMALL: "needs steps below the resolution of time",
+}
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """What each sample of a per-sample adaptive solve took, int64 tensors of shape (n,).
+
+    Attributes:
+        nfe: evaluations of the derivative.
+        accepted: steps taken.
+        rejected: steps tried and thrown away.
+    """
+
+    nfe: Tensor
+    accepted: Tensor
+    rejected: Tensor
 
 
 @dataclass(frozen=True)
@@ -16,10 +58,13 @@ class Solution:
 
     Attributes:
         times: requested times, shape (T,), the initial time first.
-        parts: the components of the ODE state, each of shape (T, n, ...).
-        nfe: number of evaluations of the derivative.
-        accepted: number of steps taken.
-        rejected: number of steps tried and thrown away (0 for fixed steps).
+        parts: the components of the ODE state, each of shape (T, n, ...). Where a per-sample adaptive solve did not
+            reach a time, the last state that it reached.
+        nfe: number of evaluations of the derivative; the largest over the samples, if they differ.
+        accepted: number of steps taken; the largest over the samples, if they differ.
+        rejected: number of steps tried and thrown away (0 for fixed steps); the largest over the samples.
+        outcomes: an `Outcome` for each sample, shape (n,), int8, of a per-sample adaptive solve; else None.
+        counts: evaluations and steps of each sample of a per-sample adaptive solve; else None.
     """
 
     times: Tensor
@@ -27,6 +72,8 @@ class Solution:
     nfe: int
     accepted: int
     rejected: int
+    outcomes: Tensor | None = None
+    counts: SampleCounts | None = None
 
     @property
     def states(self) -> Tensor:
@@ -45,9 +92,23 @@ class Solution:
         return torch.stack(flags).all(0)
 
     @property
+    def reached(self) -> Tensor:
+        """Which samples reached the last time in finite numbers, shape (n,), bool."""
+        return self.finite if self.outcomes is None else self.outcomes == Outcome.REACHED
+
+    @property
     def status(self) -> str:
-        """One sentence on how the solve ended; it starts with "ok" when every sample is finite."""
-        lost = int((~self.finite).sum())
-        if lost == 0:
+        """One sentence on how the solve ended; it starts with "ok" when every sample reached the last time.
+
+        The words of one sample are `Outcome(int(solution.outcomes[i])).words`.
+        """
+        if self.outcomes is None:
+            lost = {Outcome.NON_FINITE: int((~self.finite).sum())}
+            total = self.parts[0].shape[1]
+        else:
+            lost = {how: int((self.outcomes == how).sum()) for how in Outcome if how is not Outcome.REACHED}
+            total = self.outcomes.numel()
+        told = [f"{count} {how.words}" for how, count in lost.items() if count]
+        if not told:
             return f"ok: {self.accepted} steps, {self.nfe} evaluations"
-        return f"non-finite: {lost} of {len(self.finite)} samples left the finite numbers"
+        return f"incomplete: of {total} samples, {', '.join(told)}"

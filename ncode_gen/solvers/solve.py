@@ -1,19 +1,23 @@
-"""One entrance to every solver: ours on a fixed grid, torchdiffeq's by name."""
+"""One entrance to every solver: ours on a fixed grid and per sample, torchdiffeq's by name."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .fixed import TABLEAUS, Derivative, State, fixed_steps
+from .adaptive import adaptive_solve
+from .fixed import Derivative, State, fixed_steps
 from .solution import Solution
+from .tableaus import ADAPTIVE, FIXED
 
-__all__ = ["METHODS", "check_method", "random_grid", "solve"]
+__all__ = ["METHODS", "Gradient", "check_gradient", "check_method", "evaluations", "random_grid", "solve"]
 
 LIBRARY = "torchdiffeq:"
-METHODS = tuple(TABLEAUS)
+METHODS = (*FIXED, *ADAPTIVE)
+Gradient = Literal["backprop", "checkpoint", "adjoint"]
 
 
 def check_method(method: str) -> str:
@@ -37,6 +41,30 @@ def check_method(method: str) -> str:
     else:
         names.append(f"{LIBRARY}NAME")
     raise ValueError(f"no solver is called {method!r}; choose one of {', '.join(names)}")
+
+
+def check_gradient(gradient: str, method: str) -> None:
+    """Raise a ValueError unless gradients of `method` can be found by way of `gradient`.
+
+    >>> check_gradient("adjoint", "rk4")
+    Traceback (most recent call last):
+    ValueError: gradient "adjoint" needs a method of torchdiffeq, such as "torchdiffeq:rk4", not 'rk4'
+    """
+    if gradient not in get_args(Gradient):
+        raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, got {gradient!r}")
+    if gradient == "adjoint" and not method.startswith(LIBRARY):
+        raise ValueError(f'gradient "adjoint" needs a method of torchdiffeq, such as "torchdiffeq:rk4", not {method!r}')
+    if gradient == "checkpoint" and method.startswith(LIBRARY):
+        raise ValueError(f'gradient "checkpoint" needs one of our methods ({", ".join(METHODS)}), not {method!r}')
+
+
+def evaluations(method: str, steps: int) -> int:
+    """Return how often a fixed-step method of ours evaluates the derivative in a number of steps; 0 for others.
+
+    >>> evaluations("rk4", 8), evaluations("dopri5", 8)
+    (32, 0)
+    """
+    return FIXED[method].stages * steps if method in FIXED else 0
 
 
 def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter: float = 1.0) -> Tensor:
@@ -78,24 +106,33 @@ def solve(
     grid: Tensor | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-6,
+    max_steps: int = 1000,
+    gradient: Gradient = "backprop",
 ) -> Solution:
     """Solve an initial value problem.
 
     Args:
-        derivative: maps a time (scalar tensor) and a state (tuple of tensors) to the rates of change.
+        derivative: maps a time and a state (tuple of tensors) to the rates of change. The time is a scalar tensor, or,
+            with "dopri5" and "tsit5", one time for each sample, shape (n,).
         state: the state at `times[0]`, a tuple of tensors of shape (n, ...).
         times: requested times, shape (T,), strictly increasing or decreasing, T >= 2.
-        method: "euler", "midpoint", "rk4", or "torchdiffeq:NAME" for any method of torchdiffeq.
+        method: "euler", "midpoint", "heun" or "rk4" with fixed steps; "dopri5" or "tsit5", adaptive for each sample
+            by itself; or "torchdiffeq:NAME" for any method of torchdiffeq.
         steps: steps between the first and the last time (fixed-step methods).
-        grid: the nodes themselves, shape (S + 1,), instead of `steps`; only the ends are then returned.
-        rtol: relative tolerance (adaptive methods of torchdiffeq).
-        atol: absolute tolerance (adaptive methods of torchdiffeq).
+        grid: the nodes themselves, shape (S + 1,), instead of `steps`, for fixed-step methods of ours; only the ends
+            are then returned.
+        rtol: relative tolerance of a step (adaptive methods).
+        atol: absolute tolerance of a step (adaptive methods).
+        max_steps: steps that a sample may try ("dopri5", "tsit5"); at the cap it keeps its last state.
+        gradient: "backprop" through the solve; "checkpoint", the same gradient with the memory of one step, each step
+            taken again in the backward pass (methods of ours); "adjoint", torchdiffeq's continuous adjoint.
 
     Returns:
         A `Solution` whose parts have shape (T, n, ...).
 
     Raises:
-        ValueError: an unknown method, fewer than two times, or a number of steps below one.
+        ValueError: an unknown method, a gradient that it cannot give, fewer than two times, times out of order, a
+            number of steps below one, or a tolerance that is not positive.
 
     Exponential decay, exp(-1) = 0.36788:
 
@@ -104,23 +141,36 @@ def solve(
     tensor([0.3679])
     """
     check_method(method)
+    check_gradient(gradient, method)
     if grid is not None:
+        if method not in FIXED:
+            raise ValueError(f"a grid of steps needs a fixed-step method ({', '.join(FIXED)}), not {method!r}")
         times = torch.stack([grid[0], grid[-1]])
     if times.dim() != 1 or times.shape[0] < 2:
         raise ValueError(f"times must be one row of at least two numbers, got shape {tuple(times.shape)}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    if steps < 1 or max_steps < 1:
+        raise ValueError(f"steps must be at least 1, got {min(steps, max_steps)}")
+    if rtol < 0 or atol <= 0:
+        raise ValueError(f"tolerances must be positive, got rtol={rtol} and atol={atol}")
 
     if method.startswith(LIBRARY):
         from .library import library_solve
 
-        return library_solve(derivative, state, times, method.removeprefix(LIBRARY), steps, rtol, atol)
-    tableau = TABLEAUS[method]
+        name, adjoint = method.removeprefix(LIBRARY), gradient == "adjoint"
+        return library_solve(derivative, state, times, name, steps=steps, rtol=rtol, atol=atol, adjoint=adjoint)
+    recompute = gradient == "checkpoint"
+    if method in ADAPTIVE:
+        gaps = times.diff()
+        if not bool((gaps > 0).all() or (gaps < 0).all()):
+            raise ValueError(f"times must rise or fall, got {times.tolist()}")
+        return adaptive_solve(
+            derivative, state, times, ADAPTIVE[method], rtol=rtol, atol=atol, max_steps=max_steps, recompute=recompute
+        )
     if grid is None:
         grid, kept = _refine(times, steps)
     else:
         kept = [0, grid.shape[0] - 1]
-    path = list(fixed_steps(derivative, state, grid, tableau))
+    path = list(fixed_steps(derivative, state, grid, FIXED[method], recompute=recompute))
     parts = tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(state)))
     taken = grid.shape[0] - 1
-    return Solution(times, parts, nfe=taken * tableau.stages, accepted=taken, rejected=0)
+    return Solution(times, parts, nfe=evaluations(method, taken), accepted=taken, rejected=0)

@@ -10,10 +10,10 @@ from ncode_gen.control import (
     ControlledODE,
     DensityError,
     DynamicController,
-    GainFeedbackField,
     LinearField,
     MLPField,
     OpenController,
+    Solver,
     StaticController,
 )
 
@@ -35,7 +35,7 @@ def test_reflection_in_open_loop():
 
 def test_reflection_in_closed_loop():
     controller = DynamicController(torch.zeros_like, lambda t, x, theta: -(math.pi**2) * x)
-    flow = ControlledODE(ConstantField(3), controller, steps=64)
+    flow = ControlledODE(ConstantField(3), controller, solver=Solver(steps=64))
     x0 = torch.randn(7, 3, dtype=DOUBLE)
     times = torch.linspace(0, 1, 9, dtype=DOUBLE)
     solution = flow(x0, times=times)
@@ -48,7 +48,7 @@ def test_a_linear_field_is_the_matrix_exponential():
     field = LinearField(3)
     matrices = 0.5 * torch.randn(5, 3, 3, dtype=DOUBLE)
     control = torch.cat([matrices, torch.zeros(5, 1, 3, dtype=DOUBLE)], 1).flatten(1)
-    flow = ControlledODE(field, OpenController(lambda c: c), steps=64)
+    flow = ControlledODE(field, OpenController(lambda c: c), solver=Solver(steps=64))
     x0 = torch.randn(5, 3, dtype=DOUBLE)
     solution = flow(x0, control, log_det=True)
     exponential = torch.linalg.matrix_exp(matrices)
@@ -108,13 +108,13 @@ def test_many_states_pull_a_dynamic_control_apart():
 def test_gain_feedback_is_a_closed_loop_through_the_weights():
     """The same field written the long way: theta = gamma(c, x, t) scales the rows of the last layer."""
     torch.manual_seed(0)
-    closed, plain = GainFeedbackField(3, 8), MLPField(3, (8,))
+    closed, plain = MLPField(3, (8,), feedback=True), MLPField(3, (8,))
     control = torch.randn(4, closed.control_size, dtype=DOUBLE)
-    mlp, gain = control[:, : plain.control_size], closed.shapes[2].view(control[:, plain.control_size :])
+    mlp, gain = control[:, : plain.control_size], closed.gains[0].bind(control[:, plain.control_size :])
 
     def gamma(c, x, t):
         factor = 1 + torch.tanh(gain(t, x.unsqueeze(1)).squeeze(1))
-        hidden = plain.shapes[0]
+        hidden = plain.layers[0]
         rows = mlp[:, hidden.size : hidden.size + 24].unflatten(1, (8, 3)) * factor.unsqueeze(2)
         return torch.cat([mlp[:, : hidden.size], rows.flatten(1), mlp[:, hidden.size + 24 :]], 1)
 
@@ -187,7 +187,10 @@ def test_wrong_shapes_are_named():
     [
         {"loop": "ring"},
         {"feedback": "none"},
-        {"loop": "closed", "hidden": (4, 4)},
+        {"control": "first"},
+        {"control": "low-rank", "rank": 0},
+        {"kernel": 2},
+        {"gradient": "adjoint"},
         {"loop": "static", "dynamics": True},
         {"method": "rk9"},
         {"steps": 0},

@@ -1,0 +1,69 @@
+"""The rates of change of a controlled flow: of its state, its control, and what is measured along the path."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..solvers import State
+from .controllers import Controller
+from .divergence import directional
+from .field import Field, VectorField
+
+__all__ = ["CoupledDynamics"]
+
+
+class CoupledDynamics:
+    """Derivative of (x, [theta], [measures]) for a solver.
+
+    Args:
+        field: f.
+        controller: what decides theta.
+        steered: the field under a control that does not move; None if theta is a part of the state.
+        measures: what is integrated along the path: of "log_det", "energy", "roughness", in that order.
+        noise: directions e, shape (n, K, *event), for Hutchinson's estimates; None for the exact divergence.
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        controller: Controller,
+        steered: VectorField | None,
+        measures: tuple[str, ...],
+        noise: Tensor | None,
+    ) -> None:
+        self.field, self.controller, self.steered = field, controller, steered
+        self.measures, self.noise = measures, noise
+
+    def __call__(self, t: Tensor, state: State) -> State:
+        """Return the rates of a state at a time, scalar or (n,)."""
+        x = state[0]
+        if self.steered is not None:
+            return self._measured(self.steered, t, x, ())
+        rate = self.controller.rate(t, self.field.summary(x[:, 0]), state[1])
+        return self._measured(self.field.bind(state[1]), t, x, (rate,))
+
+    def _measured(self, bound: VectorField, t: Tensor, x: Tensor, rates: State) -> State:
+        measured = {}
+        if self.noise is not None and ("roughness" in self.measures or "log_det" in self.measures):
+            velocity, slope = directional(lambda point: bound.velocity(t, point), x, self.noise)
+            measured["log_det"] = (slope * self.noise).flatten(2).sum(-1)
+            measured["roughness"] = slope.square().flatten(2).sum(-1)
+        elif "log_det" in self.measures:
+            velocity, measured["log_det"] = bound.velocity_and_divergence(t, x)
+        else:
+            velocity = bound.velocity(t, x)
+        if "energy" in self.measures:
+            measured["energy"] = velocity.square().flatten(2).sum(-1)
+        return (velocity, *rates, *(measured[name] for name in self.measures))
+
+    def take(self, rows: Tensor) -> CoupledDynamics:
+        """Return the dynamics of some of the samples; `rows` is an index or a mask, shape (n,)."""
+        steered = None if self.steered is None else self.steered.take(rows)
+        noise = None if self.noise is None else self.noise[rows]
+        return CoupledDynamics(self.field, self.controller, steered, self.measures, noise)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the tensors that the rates depend on."""
+        own = (*self.field.parameters(), *self.controller.parameters())
+        steered = () if self.steered is None else self.steered.tensors()
+        return tuple({id(tensor): tensor for tensor in (*own, *steered)}.values())

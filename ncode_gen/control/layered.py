@@ -1,0 +1,341 @@
+"""Fields made of affine layers: multilayer perceptrons on vectors, convolutional networks on feature maps.
+
+Both are the same network on points: a vector is one point, a feature map a point at each pixel, whose layers see the
+patch of pixels around it. Every layer stands on the chosen rung of the control ladder.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .activations import Activation, activate, activate_with_slope
+from .field import Field, VectorField
+from .ladder import Affine, ControlledLayer, LayerRung, Products, Rung, check_rung
+
+__all__ = ["ConvField", "LayeredField", "LinearField", "MLPField"]
+
+
+class LayeredField(Field):
+    """A network of affine layers, part of whose weights is control.
+
+    With `feedback` the loop is closed through the gains of its units: units h that feed a later layer become
+    (1 + m(t, x)) h with m(t, x) = tanh(V' x + v + t u), so that theta(t) is a function of a condition and of the
+    current state (the algebraic closed loop). With m = 0, where training starts, it is the open loop.
+
+    Args:
+        dim: dimension of a vector, or number of channels.
+        hidden: widths of the hidden layers; () for an affine field.
+        kernel: side of the patches that a layer sees; 1 on vectors.
+        control: rung of the control ladder.
+        rank: rank of the updates on the rung "low-rank".
+        time: whether hidden layers and gains see the time.
+        activation: "tanh", "softplus" or "silu".
+        feedback: whether the gain of every unit follows the state.
+        products: precision of the matrix products, "float32" (that of the state) or "bfloat16".
+
+    Raises:
+        ValueError: sizes below one, an even kernel, or an unknown rung.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: Sequence[int],
+        *,
+        kernel: int,
+        control: Rung,
+        rank: int,
+        time: bool,
+        activation: Activation,
+        feedback: bool,
+        products: Products,
+    ) -> None:
+        super().__init__()
+        if dim < 1 or min((1, *hidden)) < 1:
+            raise ValueError(f"a field needs dim >= 1 and widths >= 1, got dim={dim}, hidden={tuple(hidden)}")
+        check_rung(control, rank)
+        self.dim, self.hidden, self.kernel, self.activation = dim, tuple(hidden), kernel, activation
+        self.control = control
+        area = kernel if self.axes == 1 else kernel * kernel
+        widths = (dim, *hidden, dim)
+        below: LayerRung = "shared" if control == "last" else control
+        last: LayerRung = "all" if control == "last" else control
+        layers = [
+            ControlledLayer(area * i, o, rung=below, rank=rank, time=time, products=products)
+            for i, o in pairwise(widths[:-1])
+        ]
+        layers.append(ControlledLayer(area * widths[-2], dim, rung=last, rank=rank, zero=True, products=products))
+        self.layers = nn.ModuleList(layers)
+        units = (self.hidden or (dim,)) if feedback else ()
+        self.gains = nn.ModuleList(
+            ControlledLayer(dim, o, rung=below, rank=rank, time=time, zero=True, products=products) for o in units
+        )
+        self.control_size = sum(layer.size for layer in self._all())
+
+    def _all(self) -> list[ControlledLayer]:
+        return [layer for layer in (*self.layers, *self.gains) if isinstance(layer, ControlledLayer)]
+
+    def bind(self, control: Tensor) -> VectorField:
+        """Return the vector field under `control`; the divergence is in closed form for at most one hidden layer."""
+        whole = self._all()
+        pieces = control.split([layer.size for layer in whole], dim=-1)
+        bound = [layer.bind(piece) for layer, piece in zip(whole, pieces, strict=True)]
+        kind = _Shallow if len(self.layers) <= 2 else _Layered
+        return kind(self, control, bound[: len(self.layers)], bound[len(self.layers) :])
+
+    def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the hidden layers at random; the last layer and the feedback are zero: the flow is the identity."""
+        return torch.cat([layer.initial(generator) for layer in self._all()])
+
+    @property
+    def multiplications(self) -> int:
+        """Multiplications of an evaluation at one point (a vector, a pixel)."""
+        return sum(
+            layer.inputs * layer.outputs + (layer.rung == "low-rank") * layer.rank * (layer.inputs + layer.outputs)
+            for layer in self._all()
+        )
+
+    @abstractmethod
+    def points(self, x: Tensor) -> Tensor:
+        """Return states (n, K, *event) as points (n, M, d)."""
+
+    @abstractmethod
+    def states(self, points: Tensor, x: Tensor) -> Tensor:
+        """Return points (n, M, d) as states of the shape of `x`; or (n, M) as (n, K) by a sum over an event."""
+
+    @abstractmethod
+    def patches(self, points: Tensor, x: Tensor) -> Tensor:
+        """Return what a layer sees at each of the points (n, M, w) of states `x`: (n, M, w * area)."""
+
+    @abstractmethod
+    def effects(self, inner: Tensor | None, outer: Tensor, x: Tensor) -> Tensor:
+        """Return the effect of each unit on itself, shape (..., M, units), one for all points where M is 1.
+
+        Args:
+            inner: matrix from what the unit sees of x to the unit, (..., i, units), or (..., d, units) where it sees
+                one point; None where the units are x itself.
+            outer: matrix from units to dx/dt, (..., units * area, d).
+            x: the states.
+        """
+
+    def extra_repr(self) -> str:
+        """Show sizes and cost."""
+        return f"{super().extra_repr()}, control={self.control}, multiplications={self.multiplications} a point"
+
+
+class _Layered(VectorField):
+    field: LayeredField
+
+    def __init__(self, field: LayeredField, control: Tensor, layers: list[Affine], gains: list[Affine]) -> None:
+        super().__init__(field, control)
+        self.layers, self.gains = layers, gains
+
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        field = self.field
+        units = points = field.points(x)
+        if len(self.layers) == 1 and self.gains:
+            units = (1 + torch.tanh(self.gains[0](t, points))) * units
+        for i, layer in enumerate(self.layers[:-1]):
+            units = activate(field.activation, layer(t, field.patches(units, x)))
+            if self.gains:
+                units = (1 + torch.tanh(self.gains[i](t, points))) * units
+        return field.states(self.layers[-1](t, field.patches(units, x)), x)
+
+
+class _Shallow(_Layered):
+    """At most one hidden layer: each unit acts on itself through its inputs and its gain, and so the trace is known."""
+
+    def velocity_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        field = self.field
+        points = field.points(x)
+        outer = self.layers[-1].dense()
+        if len(self.layers) == 1:
+            value, inner = points, None
+            slope = torch.ones_like(points)
+        else:
+            value, slope = activate_with_slope(field.activation, self.layers[0](t, field.patches(points, x)))
+            inner = self.layers[0].dense()
+        trace = slope * field.effects(inner, outer, x)
+        if self.gains:
+            modulation = torch.tanh(self.gains[0](t, points))
+            through = field.effects(self.gains[0].dense(), outer, x)
+            trace = (1 + modulation) * trace + (1 - modulation * modulation) * value * through
+            value = (1 + modulation) * value
+        velocity = field.states(self.layers[-1](t, field.patches(value, x)), x)
+        return velocity, field.states(trace.sum(-1), x)
+
+
+class MLPField(LayeredField):
+    """A multilayer perceptron on vectors.
+
+    With one hidden layer, dx/dt = W2' a(W1' x + b1 + t c1) + b2, the divergence is known in closed form:
+    sum over the hidden units h of a'_h (W1 W2)_hh, where the last factor does not depend on x.
+
+    Args:
+        dim: dimension d of the state.
+        hidden: widths of the hidden layers; () for the affine field dx/dt = A' x + b.
+        control: what of the weights is control, see `ncode_gen.control.ladder`.
+        rank: rank of the updates on the rung "low-rank".
+        time: whether hidden layers and gains see the time.
+        activation: "tanh", "softplus" or "silu".
+        feedback: whether the gain of every hidden unit (of every input, if there is none) follows the state.
+        products: precision of the matrix products; state and time keep theirs.
+
+    Raises:
+        ValueError: a width or the dimension is below one, or an unknown rung.
+
+    >>> field = MLPField(dim=2, hidden=(8,), time=False)
+    >>> field.control_size  # 2 x 8 + 8 + 8 x 2 + 2
+    42
+    >>> MLPField(dim=2, hidden=(8,), control="gains", time=False).control_size  # 2 x 8 + 2 x 2
+    20
+    >>> field(0.0, torch.ones(5, 2), field.initial_control()).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: Sequence[int] = (),
+        *,
+        control: Rung = "all",
+        rank: int = 4,
+        time: bool = True,
+        activation: Activation = "tanh",
+        feedback: bool = False,
+        products: Products = "float32",
+    ) -> None:
+        super().__init__(
+            dim, hidden, kernel=1, control=control, rank=rank, time=time, activation=activation, feedback=feedback,
+            products=products,
+        )  # fmt: skip
+        self.summary_size = dim
+
+    def points(self, x: Tensor) -> Tensor:
+        """Return vectors (n, K, d) as they are."""
+        return x
+
+    def states(self, points: Tensor, x: Tensor) -> Tensor:
+        """Return points as they are."""
+        return points
+
+    def patches(self, points: Tensor, x: Tensor) -> Tensor:
+        """Return points as they are."""
+        return points
+
+    def effects(self, inner: Tensor | None, outer: Tensor, x: Tensor) -> Tensor:
+        """Return the diagonal of inner' outer', shape (..., 1, units)."""
+        if inner is None:
+            return outer.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
+        return (inner * outer.transpose(-1, -2)).sum(-2, keepdim=True)
+
+
+class LinearField(MLPField):
+    """The affine field dx/dt = A' x + b, with A and b as control; its divergence is the trace of A.
+
+    Args:
+        dim: dimension d of the state.
+        control: what of A and b is control.
+        rank: rank of the update of A on the rung "low-rank".
+    """
+
+    def __init__(self, dim: int, *, control: Rung = "all", rank: int = 4) -> None:
+        super().__init__(dim, (), control=control, rank=rank)
+
+
+class ConvField(LayeredField):
+    """A convolutional network on feature maps (C, H, W) of any height and width, padded with zeros.
+
+    Its weights are few, whatever the size of the map: on the rung "gains" a control is two numbers a channel. With one
+    hidden layer the divergence is in closed form: the effect of a hidden unit on itself is the correlation of its two
+    kernels, cut at the border of the map.
+
+    Args:
+        channels: number of channels C.
+        hidden: channels of the hidden layers; () for an affine convolution.
+        kernel: side of every kernel, odd; gains see one pixel.
+        control: what of the weights is control, see `ncode_gen.control.ladder`.
+        rank: rank of the updates on the rung "low-rank".
+        time: whether hidden layers and gains see the time.
+        activation: "tanh", "softplus" or "silu".
+        feedback: whether the gain of every hidden unit at every pixel follows the state there.
+        products: precision of the matrix products; state and time keep theirs.
+
+    Raises:
+        ValueError: a size below one, an even kernel, or an unknown rung.
+
+    >>> field = ConvField(3, (8,), control="gains", time=False)
+    >>> field.control_size  # 2 x 8 + 2 x 3
+    22
+    >>> field(0.0, torch.ones(5, 3, 6, 6), field.initial_control()).shape
+    torch.Size([5, 3, 6, 6])
+    """
+
+    axes = 3
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: Sequence[int] = (16,),
+        *,
+        kernel: int = 3,
+        control: Rung = "all",
+        rank: int = 4,
+        time: bool = True,
+        activation: Activation = "tanh",
+        feedback: bool = False,
+        products: Products = "float32",
+    ) -> None:
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"the side of a kernel must be odd, got {kernel}")
+        super().__init__(
+            channels, hidden, kernel=kernel, control=control, rank=rank, time=time, activation=activation,
+            feedback=feedback, products=products,
+        )  # fmt: skip
+        self.summary_size = 2 * channels
+
+    def summary(self, x: Tensor) -> Tensor:
+        """Return the mean and the mean square of every channel of maps (n, C, H, W), shape (n, 2 C)."""
+        pixels = x.flatten(2)
+        return torch.cat([pixels.mean(-1), pixels.square().mean(-1)], -1)
+
+    def points(self, x: Tensor) -> Tensor:
+        """Return maps (n, K, C, H, W) as pixels (n, K H W, C)."""
+        return x.permute(0, 1, 3, 4, 2).flatten(1, 3)
+
+    def states(self, points: Tensor, x: Tensor) -> Tensor:
+        """Return pixels (n, K H W, C) as maps (n, K, C, H, W), or numbers (n, K H W) summed over a map, (n, K)."""
+        _, maps, _, height, width = x.shape
+        if points.dim() == 2:
+            return points.view(-1, maps, height * width).sum(-1)
+        return points.view(-1, maps, height, width, points.shape[-1]).permute(0, 1, 4, 2, 3)
+
+    def patches(self, points: Tensor, x: Tensor) -> Tensor:
+        """Return the patch around each pixel, (n, K H W, w * kernel^2), features first."""
+        if self.kernel == 1:
+            return points
+        height, width = x.shape[-2:]
+        images = points.reshape(-1, height, width, points.shape[-1]).movedim(-1, 1)
+        columns = nn.functional.unfold(images, self.kernel, padding=self.kernel // 2)
+        return columns.transpose(1, 2).reshape(len(x), -1, columns.shape[1])
+
+    def effects(self, inner: Tensor | None, outer: Tensor, x: Tensor) -> Tensor:
+        """Return the effect of every unit at every pixel on itself, shape (..., M, units)."""
+        k, maps = self.kernel, x.shape[1]
+        spread = outer.unflatten(-2, (-1, k, k))  # (..., units, k, k, d)
+        if inner is None or inner.shape[-2] == self.dim != self.dim * k * k:
+            # The unit sees its own pixel alone, so only the centre of the outer kernel leads back to it.
+            centre = spread[..., k // 2, k // 2, :]
+            loops: Tensor = centre.diagonal(dim1=-2, dim2=-1) if inner is None else (inner * centre.mT).sum(-2)
+            return loops.unsqueeze(-2)
+        seen = inner.unflatten(-2, (self.dim, k, k))  # (..., d, k, k, units)
+        loops = torch.einsum("...dijh,...hijd->...hij", seen, spread.flip(-2, -3)).flatten(-2)
+        inside = nn.functional.unfold(x.new_ones(1, 1, *x.shape[-2:]), k, padding=k // 2)[0]
+        # The map of effects is the same for each of the K maps of a sample.
+        effects: Tensor = (loops @ inside).transpose(-1, -2)
+        return effects.repeat(*[1] * (loops.dim() - 2), maps, 1)
