@@ -95,7 +95,15 @@ class FlowRecipe:
     feedback: Literal["gain", "weights", "dynamic"] = "gain"
     """How a closed loop follows the state; "dynamic" has no density and suits the autoencoder objective alone."""
     hidden: int = 32
-    """Hidden units of the field."""
+    """Units of each hidden layer of the field."""
+    layers: int = 1
+    """Hidden layers of the field; 0 for an affine field."""
+    control: Literal["all", "last", "low-rank", "gains"] = "all"
+    """What of the field is each sample's own: all weights, the last layer, low-rank updates, or gains and biases."""
+    rank: int = 4
+    """Rank of the updates of control = "low-rank"."""
+    dynamics: bool = False
+    """Whether the control of the open loop moves by itself, theta' = g(t, theta)."""
     gamma: int = 32
     """Width of a hidden layer between the features and the control; 0 for a linear map."""
     time: bool = True
@@ -103,9 +111,11 @@ class FlowRecipe:
     activation: Literal["tanh", "softplus", "silu"] = "tanh"
     """Activation of the field."""
     method: str = "rk4"
-    """Solver: euler, midpoint, rk4, or torchdiffeq:NAME."""
+    """Solver: euler, midpoint, heun, rk4; dopri5 or tsit5, adaptive for each sample; or torchdiffeq:NAME."""
     steps: int = 4
     """Steps on [0, 1] of a fixed-step solver."""
+    tolerance: float = 1e-4
+    """Relative and absolute tolerance of a step of an adaptive solver."""
     grid: Literal["even", "random"] = "even"
     """Time grid in training; a random one keeps the flow from fitting the error of an even one."""
 
@@ -226,6 +236,8 @@ class Recipe:
             ("decoder.blocks", self.decoder.blocks, 0),
             ("latent.dim", self.latent.dim, 1),
             ("flow.hidden", self.flow.hidden, 1),
+            ("flow.layers", self.flow.layers, 0),
+            ("flow.rank", self.flow.rank, 1),
             ("flow.gamma", self.flow.gamma, 0),
             ("flow.steps", self.flow.steps, 1),
             ("prior.components", self.prior.components, 1),
@@ -264,8 +276,12 @@ class Recipe:
                 f'{source}: objective.kind = "autoencoder" leaves the latents without a fixed distribution; '
                 'set prior.kind = "mixture"'
             )
-        if self.flow.grid == "random" and self.flow.method.startswith("torchdiffeq:"):
-            raise UserError(f'{source}: flow.grid = "random" needs flow.method euler, midpoint or rk4')
+        if self.flow.grid == "random" and self.flow.method not in ("euler", "midpoint", "heun", "rk4"):
+            raise UserError(f'{source}: flow.grid = "random" needs flow.method euler, midpoint, heun or rk4')
+        if self.flow.dynamics and self.flow.loop != "open":
+            raise UserError(f'{source}: flow.dynamics belongs to flow.loop = "open", got "{self.flow.loop}"')
+        if not 0 < self.flow.tolerance < 1:
+            raise UserError(f"{source}: flow.tolerance must be above 0 and below 1, got {self.flow.tolerance}")
 
 
 def _from_mapping(cls: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:

@@ -202,7 +202,8 @@ def train(
     total = per_epoch * recipe.training.epochs
     reporter = Reporter(folder, total, batch, quiet=quiet)
     setting = recipe.training.compile
-    compiled = setting == "on" or (setting == "auto" and total >= COMPILE_FROM)
+    compilable = recipe.flow.loop == "none" or recipe.flow.method in FIXED
+    compiled = setting == "on" or (setting == "auto" and compilable and total >= COMPILE_FROM)
     step = make_step(model, recipe, optimiser, compiled=compiled, tell=reporter.tell)
     nfe = _evaluations(average, splits.validation, batch)
 

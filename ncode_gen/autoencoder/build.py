@@ -35,15 +35,20 @@ def _flow(recipe: Recipe) -> NCODE | None:
     try:
         return NCODE(
             recipe.latent.dim,
-            (flow.hidden,),
+            (flow.hidden,) * flow.layers,
             flow.loop,
             feedback=flow.feedback,
+            control=flow.control,
+            rank=flow.rank,
+            dynamics=flow.dynamics,
             condition=recipe.encoder.features,
             gamma=(flow.gamma,) if flow.gamma else (),
             time=flow.time,
             activation=flow.activation,
             method=flow.method,
             steps=flow.steps,
+            rtol=flow.tolerance,
+            atol=flow.tolerance,
         )
     except ValueError as error:
         raise UserError(f"section [flow] of the recipe: {error}") from None

@@ -45,5 +45,5 @@ def directional(velocity: Velocity, x: Tensor, direction: Tensor) -> tuple[Tenso
     With noise e of mean zero and unit covariance, e' J e is Hutchinson's estimate of the divergence (Grathwohl et al.,
     "FFJORD", ICLR 2019, equation 8) and |J e|^2 that of the squared Frobenius norm of J.
     """
-    value, slope, *_ = torch.func.jvp(velocity, (x,), (direction,))
+    value, slope, *_ = torch.func.jvp(velocity, (x.contiguous(),), (direction,))
     return value, slope

@@ -64,6 +64,7 @@ class CoupledDynamics:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the tensors that the rates depend on."""
-        own = (*self.field.parameters(), *self.controller.parameters())
-        steered = () if self.steered is None else self.steered.tensors()
-        return tuple({id(tensor): tensor for tensor in (*own, *steered)}.values())
+        if self.steered is not None:
+            # What made the control is left out: its gradient comes through the control.
+            return self.steered.tensors()
+        return (*self.field.parameters(), *self.controller.parameters())

@@ -37,13 +37,13 @@ def _choose(mask: Tensor, new: State, old: State) -> State:
 
 
 def _finite(*states: State) -> Tensor:
-    flags = [torch.isfinite(part).flatten(1).all(1) for state in states for part in state]
+    flags = [torch.isfinite(part).reshape(len(part), -1).all(1) for state in states for part in state]
     return torch.stack(flags).all(0)
 
 
 def _norm(values: State, scale: State) -> Tensor:
     """Return the root mean square of values / scale over all components of each sample, shape (n,)."""
-    total = sum((v / s).flatten(1).square().sum(1) for v, s in zip(values, scale, strict=True))
+    total = sum((v / s).reshape(len(v), -1).square().sum(1) for v, s in zip(values, scale, strict=True))
     return (cast(Tensor, total) / sum(part[0].numel() for part in values)).sqrt()
 
 

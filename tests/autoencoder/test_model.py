@@ -8,7 +8,7 @@ from torch import nn
 from ncode_gen.autoencoder import ControlledPosterior, LatentModel, SolverChoice, build_model
 from ncode_gen.autoencoder.encoders import pyramid
 from ncode_gen.autoencoder.likelihoods import Likelihood
-from ncode_gen.control import ControlledODE, DensityError, LinearField, OpenController
+from ncode_gen.control import ControlledODE, DensityError, LinearField, OpenController, Solver
 from ncode_gen.priors import StandardNormal
 from ncode_gen.recipe import DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
 
@@ -126,7 +126,7 @@ def linear_gaussian(dim=2, pixels=6, exact=False):
     weight = torch.randn(pixels, dim)
     field = LinearField(dim)
     head = nn.Linear(pixels, field.control_size)
-    posterior = ControlledPosterior(pixels, dim, ControlledODE(field, OpenController(head), steps=64))
+    posterior = ControlledPosterior(pixels, dim, ControlledODE(field, OpenController(head), solver=Solver(steps=64)))
     decoder = nn.Sequential(nn.Linear(dim, pixels), nn.Unflatten(1, (1, 1, pixels)))
     with torch.no_grad():
         decoder[0].weight.copy_(weight)
