@@ -45,6 +45,7 @@ def test_reflection_in_closed_loop():
 
 
 def test_a_linear_field_is_the_matrix_exponential():
+    torch.manual_seed(0)
     field = LinearField(3)
     matrices = 0.5 * torch.randn(5, 3, 3, dtype=DOUBLE)
     control = torch.cat([matrices, torch.zeros(5, 1, 3, dtype=DOUBLE)], 1).flatten(1)

@@ -1,0 +1,226 @@
+"""What a single flow cannot express and a controlled one can: `python eval/expressivity.py`.
+
+Tasks: the mirror (x1 -> -x1) in 1, 2 and 8 dimensions, which turns orientation round, so that no flow in x is it; the
+point reflection x -> -x in 2 and 8 dimensions, which a rotation is; concentric annuli in 2, to be separated by a linear
+read-out of the last state. Every model has the same number of parameters within 5 %, the same optimiser, steps and
+batches, and ten seeds. A network gamma alone, of the same size, stands beside the controlled flows, since in open loop
+gamma sees x(0). A closed algebraic loop without a condition is still a flow in x and has to fail the mirror.
+
+A finished cell of the table is not run again. Writes eval/results/expressivity.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ncode_gen import NCODE
+from ncode_gen.files import write_json, write_text
+
+RESULTS = Path(__file__).parent / "results"
+PARAMETERS, SEEDS, STEPS, BATCH, RATE, HELD_OUT = 2000, 10, 1500, 256, 1e-2, 4096
+SOLVER_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Task:
+    """A map to be learned: states (n, d) and what they are to become, (n, d), or their class, (n, 1)."""
+
+    name: str
+    dim: int
+    draw: Callable[[int], tuple[Tensor, Tensor]]
+    classes: bool = False
+
+
+def mirror(dim: int, coordinates: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Return a sampler of points in [-2, 2]^dim and their images with the first coordinates turned round."""
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        x = 4 * torch.rand(n, dim) - 2
+        sign = torch.ones(dim)
+        sign[:coordinates] = -1
+        return x, sign * x
+
+    return draw
+
+
+def annuli(n: int) -> tuple[Tensor, Tensor]:
+    """Draw points of a disc of radius 0.5 (class 0) and of a ring from 1 to 1.5 around it (class 1)."""
+    label = torch.arange(n) % 2
+    share, angle = torch.rand(n), 2 * torch.pi * torch.rand(n)
+    radius = torch.where(label == 0, 0.5 * share.sqrt(), (1 + 1.25 * share).sqrt())
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1), label.unsqueeze(1).float()
+
+
+TASKS = [
+    Task("mirror 1-D", 1, mirror(1, 1)),
+    Task("mirror 2-D", 2, mirror(2, 1)),
+    Task("mirror 8-D", 8, mirror(8, 1)),
+    Task("point reflection 2-D", 2, mirror(2, 2)),
+    Task("point reflection 8-D", 8, mirror(8, 8)),
+    Task("annuli 2-D", 2, annuli, classes=True),
+]
+
+
+class Flow(nn.Module):
+    """A flow of the points; its condition is x(0), or nothing."""
+
+    def __init__(self, dim: int, width: int, *, blind: bool = False, **arguments: Any) -> None:
+        super().__init__()
+        self.ode, self.blind = NCODE(dim, (width,), steps=SOLVER_STEPS, **arguments), blind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x(1)."""
+        state: Tensor = self.ode(x, torch.zeros_like(x) if self.blind else x).state
+        return state
+
+
+class GammaAlone(nn.Module):
+    """The network that maps x(0) to a control, mapping it to the result instead."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.head = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the result."""
+        result: Tensor = self.head(self.net(x))
+        return result
+
+
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {
+    "NODE": lambda d, w: Flow(d, w, loop="static"),
+    "ANODE": lambda d, w: Flow(d, w, loop="static", augment=5),
+    "gamma alone": GammaAlone,
+    "N-CODE open": lambda d, w: Flow(d, 8, loop="open", gamma=(w,)),
+    "N-CODE closed, dynamic": lambda d, w: Flow(d, 6, loop="closed", feedback="dynamic", gamma=(w,), dynamics_rank=4),
+    "N-CODE closed, algebraic": lambda d, w: Flow(d, 8, loop="closed", feedback="weights", gamma=(w,)),
+    "closed, algebraic, no condition": lambda d, w: Flow(
+        d, 8, loop="closed", feedback="weights", gamma=(w,), blind=True
+    ),
+}
+
+
+def size(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def width_of(make: Callable[[int, int], nn.Module], dim: int) -> int:
+    """Return the width at which a model's parameters are nearest to PARAMETERS."""
+    return min(range(2, 400), key=lambda width: abs(size(make(dim, width)) - PARAMETERS))
+
+
+class Learner(nn.Module):
+    """A model with a linear read-out, where the task has classes; called, it returns the loss."""
+
+    def __init__(self, task: Task, name: str) -> None:
+        super().__init__()
+        make = MODELS[name]
+        self.model, self.classes = make(task.dim, width_of(make, task.dim)), task.classes
+        self.read_out = nn.Linear(task.dim, 1) if task.classes else nn.Identity()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss."""
+        found = self.read_out(self.model(x))
+        if self.classes:
+            return nn.functional.binary_cross_entropy_with_logits(found, y)
+        error: Tensor = (found - y).square().mean()
+        return error
+
+    @torch.no_grad()
+    def score(self, task: Task) -> dict[str, float]:
+        """Return the score on held-out points, and the mean evaluations of a per-sample dopri5 at 1e-3."""
+        x, y = task.draw(HELD_OUT)
+        found = self.read_out(self.model(x))
+        if self.classes:
+            scores = {"accuracy": float(((found > 0) == (y > 0.5)).float().mean())}
+        else:
+            scores = {"mse": float((found - y).square().mean())}
+        if isinstance(self.model, Flow):
+            condition = torch.zeros_like(x) if self.model.blind else x
+            counts = self.model.ode(x, condition, method="dopri5", rtol=1e-3, atol=1e-3).counts
+            assert counts is not None
+            scores["nfe"] = counts.nfe.float().mean().item()
+        return scores
+
+
+def train(learner: Learner, loss: Callable[[Tensor, Tensor], Tensor], task: Task, name: str, seed: int) -> None:
+    """Train anew from a seed, in place, so that all seeds share one compiled loss."""
+    torch.manual_seed(seed)
+    learner.load_state_dict(Learner(task, name).state_dict())
+    optimiser = torch.optim.Adam(learner.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS, pct_start=0.1)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        loss(*task.draw(BATCH)).backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+
+
+def table(cells: dict[str, Any]) -> str:
+    """Return the cells as a Markdown table: worst, median and best seed."""
+    lines = [
+        "# Expressivity",
+        "",
+        f"{SEEDS} seeds, {STEPS} steps of Adam, batches of {BATCH}, {PARAMETERS} parameters within 5 %, RK4 x "
+        f"{SOLVER_STEPS} in training and in scoring; {HELD_OUT} held-out points.",
+        "Mean square error of a map (lower is better), accuracy of the annuli (higher is better): median (worst seed).",
+        "Passed: seeds with an error below 1e-3, or an accuracy of at least 99.5 %. NFE: mean evaluations of a point, ",
+        "per-sample dopri5 at 1e-3. Command: `python eval/expressivity.py`.",
+        "",
+        "| task | model | parameters | median (worst) | passed | NFE |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for task in TASKS:
+        for name in MODELS:
+            seeds = [cells[key] for seed in range(SEEDS) if (key := f"{task.name}/{name}/{seed}") in cells]
+            if not seeds:
+                continue
+            values = sorted((row["accuracy"] if task.classes else row["mse"] for row in seeds), reverse=task.classes)
+            good = sum(value >= 0.995 if task.classes else value < 1e-3 for value in values)
+            shown = "{:.2%} ({:.2%})" if task.classes else "{:.2g} ({:.2g})"
+            median = shown.format(values[len(values) // 2], values[-1])
+            nfe = f"{sum(row['nfe'] for row in seeds) / len(seeds):.0f}" if "nfe" in seeds[0] else "-"
+            lines.append(
+                f"| {task.name} | {name} | {seeds[0]['parameters']} | {median} | {good}/{len(seeds)} | {nfe} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Fill the table, cell by cell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of each cell in this call")
+    options = parser.parse_args()
+    path = RESULTS / "expressivity.json"
+    cells: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    pairs = [(task, name) for task in TASKS for name in MODELS]
+    for i, (task, name) in enumerate(pairs):
+        missing = [seed for seed in range(options.seeds) if f"{task.name}/{name}/{seed}" not in cells]
+        if not missing:
+            continue
+        print(f"{i + 1} of {len(pairs)}: {task.name}, {name}", flush=True)
+        torch._dynamo.reset()
+        learner = Learner(task, name)
+        loss = torch.compile(learner, fullgraph=True)
+        for seed in missing:
+            train(learner, loss, task, name, seed)
+            parameters = sum(parameter.numel() for parameter in learner.parameters())
+            cells[f"{task.name}/{name}/{seed}"] = {"parameters": parameters, **learner.score(task)}
+        write_json(path, cells)
+        write_text(RESULTS / "expressivity.md", table(cells))
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
