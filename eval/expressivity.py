@@ -116,7 +116,7 @@ def size(model: nn.Module) -> int:
 
 def width_of(make: Callable[[int, int], nn.Module], dim: int) -> int:
     """Return the width at which a model's parameters are nearest to PARAMETERS."""
-    return min(range(2, 400), key=lambda width: abs(size(make(dim, width)) - PARAMETERS))
+    return min(range(2, 800), key=lambda width: abs(size(make(dim, width)) - PARAMETERS))
 
 
 class Learner(nn.Module):

@@ -218,6 +218,16 @@ def test_the_whole_flow_compiles_as_one_graph():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+def test_a_flow_is_compiled_by_its_name(gradient):
+    flow = NCODE(2, (8,), "closed", feedback="weights", condition=3, steps=2, gradient=gradient)
+    x0, c = torch.randn(4, 2), torch.randn(4, 3)
+    compiled = torch.compile(flow, fullgraph=True, backend="aot_eager")
+    solution = compiled(x0, c)
+    torch.testing.assert_close(solution.state, flow(x0, c).state)
+    assert solution.nfe == 8
+
+
 def test_static_controller_ignores_the_condition():
     flow = ControlledODE(MLPField(2, (4,)), StaticController(MLPField(2, (4,))))
     x0 = torch.randn(3, 2)
