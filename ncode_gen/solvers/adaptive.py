@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,9 +52,15 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     return torch.exp(exponent * torch.log(base))
 
 
-def _narrow(derivative: Derivative, rows: Tensor) -> Derivative:
-    """Return the derivative of some of the samples; it must know how to `take` them."""
-    return cast(Derivative, derivative.take(rows))  # type: ignore[attr-defined]
+@runtime_checkable
+class Narrowable(Protocol):
+    """A derivative that can be asked for some of its samples."""
+
+    def __call__(self, t: Tensor, state: State) -> State:
+        """Return the rates of a state."""
+
+    def take(self, rows: Tensor) -> Narrowable:
+        """Return the derivative of the samples `rows`, an index or a mask."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,7 @@ def _search(
     start, end = times[0], times[-1]
     span = end - start
     floor = 16 * torch.finfo(times.dtype).eps * torch.maximum(span.abs(), torch.maximum(start.abs(), end.abs()))
-    path, narrowable = _Path(state, times), hasattr(derivative, "take")
+    path = _Path(state, times)
 
     rows = torch.arange(n, device=device)
     t = start.expand(n).clone()
@@ -180,9 +186,9 @@ def _search(
         alive = int(running.sum())
         if alive == 0:
             break
-        if narrowable and alive < CROWDED * len(rows):
+        if isinstance(derivative, Narrowable) and alive < CROWDED * len(rows):
             path.leave(rows[~running], _pick(state, ~running))
-            derivative = _narrow(derivative, running)
+            derivative = derivative.take(running)
             rows, t, step, last_error, held = (v[running] for v in (rows, t, step, last_error, held))
             state, slope, running = _pick(state, running), _pick(slope, running), running[running]
 
@@ -239,7 +245,7 @@ def _replay(
     derivative: Derivative, state: State, times: Tensor, tableau: EmbeddedTableau, plan: _Plan, recompute: bool
 ) -> _Path:
     """Take the planned steps under autograd."""
-    path, narrowable = _Path(state, times), hasattr(derivative, "take")
+    path = _Path(state, times)
     rows = torch.arange(state[0].shape[0], device=times.device)
     origin, count = state, plan.count
 
@@ -248,19 +254,19 @@ def _replay(
         yield _pick(state, keep)
         yield _pick(origin, keep)
 
-    if narrowable and bool((count == 0).any()):
+    if isinstance(derivative, Narrowable) and bool((count == 0).any()):
         # A sample without a step may have no finite derivative, which would spoil shared gradients.
         keep = count > 0
         state, origin = shed(keep)
-        rows, count, derivative = rows[keep], count[keep], _narrow(derivative, keep)
+        rows, count, derivative = rows[keep], count[keep], derivative.take(keep)
     if len(rows) == 0:
         return path
     slope = derivative(times[0].expand(len(rows)), state)
     for i in range(plan.starts.shape[0]):
         active = count > i
-        if narrowable and int(active.sum()) < CROWDED * len(rows):
+        if isinstance(derivative, Narrowable) and int(active.sum()) < CROWDED * len(rows):
             state, origin = shed(active)
-            slope, derivative = _pick(slope, active), _narrow(derivative, active)
+            slope, derivative = _pick(slope, active), derivative.take(active)
             rows, count = rows[active], count[active]
             active = active[active]
         # Finished samples stand still where the derivative is known to be finite, so that 0 x inf never arises.

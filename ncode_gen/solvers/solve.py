@@ -88,8 +88,8 @@ def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter:
 def _refine(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
     """Spread about `steps` steps over the requested times, at least one in each gap."""
     if times.shape[0] == 2:  # without a look at the numbers, so that the compiler takes it whole
-        share = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
-        return torch.cat([times[0] + (times[1] - times[0]) * share, times[1:]]), [0, steps]
+        way = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
+        return torch.cat([times[0] + (times[1] - times[0]) * way, times[1:]]), [0, steps]
     span = (times[-1] - times[0]).abs()
     nodes, kept = [times[:1]], [0]
     for start, end in pairwise(times):
