@@ -72,9 +72,9 @@ TASKS = [
 class Flow(nn.Module):
     """A flow of the points; its condition is x(0), or nothing."""
 
-    def __init__(self, dim: int, width: int, *, blind: bool = False, **arguments: Any) -> None:
+    def __init__(self, dim: int, *hidden: int, blind: bool = False, **arguments: Any) -> None:
         super().__init__()
-        self.ode, self.blind = NCODE(dim, (width,), steps=SOLVER_STEPS, **arguments), blind
+        self.ode, self.blind = NCODE(dim, hidden, steps=SOLVER_STEPS, **arguments), blind
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x(1)."""
@@ -97,8 +97,8 @@ class GammaAlone(nn.Module):
 
 
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "NODE": lambda d, w: Flow(d, w, loop="static"),
-    "ANODE": lambda d, w: Flow(d, w, loop="static", augment=5),
+    "NODE": lambda d, w: Flow(d, w, w, loop="static"),
+    "ANODE": lambda d, w: Flow(d, w, w, loop="static", augment=5),
     "gamma alone": GammaAlone,
     "N-CODE open": lambda d, w: Flow(d, 8, loop="open", gamma=(w,)),
     "N-CODE closed, dynamic": lambda d, w: Flow(d, 6, loop="closed", feedback="dynamic", gamma=(w,), dynamics_rank=4),
