@@ -15,9 +15,8 @@ from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .fixed import Derivative, State, advance
+from .fixed import Derivative, State, advance, recomputed
 from .invariance import batch_invariant
 from .solution import Outcome, SampleCounts, Solution
 from .tableaus import EmbeddedTableau
@@ -274,16 +273,8 @@ def _replay(
         length = torch.where(active, plan.lengths[i, rows], 0.0)
         now = _choose(active, state, origin)
 
-        def step(
-            t: Tensor, length: Tensor, *both: Tensor, derivative: Derivative = derivative
-        ) -> tuple[State, list[State]]:
-            half = len(both) // 2
-            return _stages(derivative, t, length, both[:half], both[half:], tableau)
-
-        if recompute:
-            ahead, slopes = checkpoint(step, t, length, *now, *slope, use_reentrant=False)
-        else:
-            ahead, slopes = step(t, length, *now, *slope)
+        evaluate = recomputed(derivative) if recompute else derivative
+        ahead, slopes = _stages(evaluate, t, length, now, slope, tableau)
         path.inside(tableau, rows, t, length, now, slopes)
         state, slope = _choose(active, ahead, state), _choose(active, slopes[-1], slope)
     path.leave(rows, state)
@@ -312,7 +303,7 @@ def adaptive_solve(
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
         max_steps: steps tried by a sample, at most; then its last state is returned.
-        recompute: whether the backward pass takes each step again instead of keeping what it needs.
+        recompute: whether the backward pass makes each evaluation again instead of keeping what it needs.
     """
     with batch_invariant():
         path, plan, outcomes, counts = _search(derivative, state, times, tableau, rtol, atol, max_steps)

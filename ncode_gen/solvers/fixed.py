@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .tableaus import Tableau
 
-__all__ = ["Derivative", "State", "advance", "fixed_steps", "runge_kutta_step"]
+__all__ = ["Derivative", "State", "advance", "fixed_steps", "recomputed", "runge_kutta_step"]
 
 State = tuple[Tensor, ...]
 Derivative = Callable[[Tensor, State], State]
@@ -52,9 +52,23 @@ def runge_kutta_step(derivative: Derivative, t: Tensor, step: Tensor, state: Sta
     return advance(state, slopes, tableau.b, step)
 
 
-def fixed_steps(
-    derivative: Derivative, state: State, grid: Tensor, tableau: Tableau, *, recompute: bool = False
-) -> Iterator[State]:
+def recomputed(derivative: Derivative) -> Derivative:
+    """Return a derivative of which the backward pass keeps only time and state, and evaluates the rest again.
+
+    A control that is rebuilt at every evaluation is then held once, not once an evaluation.
+    """
+
+    def evaluate(t: Tensor, *state: Tensor) -> State:
+        return derivative(t, state)
+
+    def again(t: Tensor, state: State) -> State:
+        rates: State = checkpoint(evaluate, t, *state, use_reentrant=False)
+        return rates
+
+    return again
+
+
+def fixed_steps(derivative: Derivative, state: State, grid: Tensor, tableau: Tableau) -> Iterator[State]:
     """Yield the state at each node of `grid`, the initial one first.
 
     Args:
@@ -62,14 +76,8 @@ def fixed_steps(
         state: initial state, a tuple of tensors.
         grid: times of the nodes, shape (steps + 1,), increasing or decreasing.
         tableau: the method's coefficients.
-        recompute: whether a step keeps only its initial state for the backward pass and is taken again there.
     """
-
-    def step(t: Tensor, length: Tensor, *now: Tensor) -> State:
-        return runge_kutta_step(derivative, t, length, now, tableau)
-
     yield state
     for i in range(grid.shape[0] - 1):
-        t, length = grid[i], grid[i + 1] - grid[i]
-        state = checkpoint(step, t, length, *state, use_reentrant=False) if recompute else step(t, length, *state)
+        state = runge_kutta_step(derivative, grid[i], grid[i + 1] - grid[i], state, tableau)
         yield state

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .adaptive import adaptive_solve
-from .fixed import Derivative, State, fixed_steps
+from .fixed import Derivative, State, fixed_steps, recomputed
 from .solution import Solution
 from .tableaus import ADAPTIVE, FIXED
 
@@ -127,8 +127,8 @@ def solve(
         rtol: relative tolerance of a step (adaptive methods).
         atol: absolute tolerance of a step (adaptive methods).
         max_steps: steps that a sample may try ("dopri5", "tsit5"); at the cap it keeps its last state.
-        gradient: "backprop" through the solve; "checkpoint", the same gradient with the memory of one step, each step
-            taken again in the backward pass (methods of ours); "adjoint", torchdiffeq's continuous adjoint.
+        gradient: "backprop" through the solve; "checkpoint", the same gradient with the memory of one evaluation,
+            each made again in the backward pass (methods of ours); "adjoint", torchdiffeq's continuous adjoint.
 
     Returns:
         A `Solution` whose parts have shape (T, n, ...).
@@ -173,7 +173,7 @@ def solve(
         grid, kept = _refine(times, steps)
     else:
         kept = [0, grid.shape[0] - 1]
-    path = list(fixed_steps(derivative, state, grid, FIXED[method], recompute=recompute))
+    path = list(fixed_steps(recomputed(derivative) if recompute else derivative, state, grid, FIXED[method]))
     parts = tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(state)))
     taken = grid.shape[0] - 1
     return Solution(times, parts, nfe=evaluations(method, taken), accepted=taken, rejected=0)
