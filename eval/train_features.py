@@ -10,6 +10,7 @@ import argparse
 import datetime
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,7 +23,11 @@ from ncode_gen.metrics.features import CLASSIFIERS
 from ncode_gen.recipe import DataRecipe
 
 FOLDER = Path(__file__).parent.parent / "checkpoints" / "features"
-DATA = {"digits-classifier": "digits", "mnist-classifier": "mnist", "fashion-classifier": "fashion-mnist"}
+DATA: dict[str, Any] = {
+    "digits-classifier": "digits",
+    "mnist-classifier": "mnist",
+    "fashion-classifier": "fashion-mnist",
+}
 EPOCHS = {"digits-classifier": 60, "mnist-classifier": 6, "fashion-classifier": 4}
 SEED, BATCH, RATE = 0, 128, 2e-3
 
@@ -45,7 +50,7 @@ def shifted(images: torch.Tensor) -> torch.Tensor:
 def train(name: str, root: str) -> None:
     """Train one classifier and write its weights and card."""
     torch.manual_seed(SEED)
-    splits = load_data(DataRecipe(name=DATA[name], root=root))  # type: ignore[arg-type]
+    splits = load_data(DataRecipe(name=DATA[name], root=root))
     train_set, test_set = splits.train, splits.test
     assert isinstance(train_set, TensorImages) and isinstance(test_set, TensorImages)
     assert train_set.labels is not None
