@@ -6,7 +6,9 @@ read-out of the last state. Every model has the same number of parameters within
 batches, and ten seeds. A network gamma alone, of the same size, stands beside the controlled flows, since in open loop
 gamma sees x(0). A closed algebraic loop without a condition is still a flow in x and has to fail the mirror.
 
-A finished cell of the table is not run again. Writes eval/results/expressivity.{json,md}.
+The seeds of a cell are trained together (see eval/ensemble.py). A finished cell of the table is not run again. Writes
+eval/results/expressivity.{json,md} and expressivity-{mirror,annuli}.png; the weights of seed 0, from which the pictures
+are drawn, go to runs/expressivity.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ensemble import Ensemble
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ncode_gen import NCODE
-from ncode_gen.files import write_json, write_text
+from ncode_gen.files import write_atomically, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
-PARAMETERS, SEEDS, STEPS, BATCH, RATE, HELD_OUT = 2000, 10, 1500, 256, 1e-2, 4096
+WEIGHTS = Path("runs") / "expressivity"
+PARAMETERS, SEEDS, STEPS, BATCH, RATE, HELD_OUT = 2000, 10, 1500, 128, 1e-2, 4096
 SOLVER_STEPS = 8
 
 
@@ -153,20 +158,6 @@ class Learner(nn.Module):
         return scores
 
 
-def train(learner: Learner, loss: Callable[[Tensor, Tensor], Tensor], task: Task, name: str, seed: int) -> None:
-    """Train anew from a seed, in place, so that all seeds share one compiled loss."""
-    torch.manual_seed(seed)
-    learner.load_state_dict(Learner(task, name).state_dict())
-    optimiser = torch.optim.Adam(learner.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS, pct_start=0.1)
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        loss(*task.draw(BATCH)).backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-
-
 def table(cells: dict[str, Any]) -> str:
     """Return the cells as a Markdown table: worst, median and best seed."""
     lines = [
@@ -197,26 +188,44 @@ def table(cells: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def save(path: Path, learner: Learner) -> None:
+    """Write weights, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda partial: save_file(learner.state_dict(), partial))
+
+
+def run(task: Task, name: str) -> dict[str, dict[str, float]]:
+    """Train and score a cell of the table, all seeds; return a row for each."""
+    torch._dynamo.reset()
+    ensemble = Ensemble(lambda: Learner(task, name), range(SEEDS))
+
+    def draw() -> tuple[Tensor, ...]:
+        return tuple(part.view(SEEDS, BATCH, -1) for part in task.draw(SEEDS * BATCH))
+
+    torch.manual_seed(SEEDS)
+    ensemble.train(draw, steps=STEPS, rate=RATE)
+    rows = {}
+    for seed in range(SEEDS):
+        learner = ensemble.model(seed)
+        assert isinstance(learner, Learner)
+        if seed == 0:
+            save(WEIGHTS / f"{task.name}-{name}.safetensors", learner)
+        torch.manual_seed(1000 + seed)
+        rows[f"{task.name}/{name}/{seed}"] = {"parameters": ensemble.parameters, **learner.score(task)}
+    return rows
+
+
 def main() -> None:
-    """Fill the table, cell by cell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds of each cell in this call")
-    options = parser.parse_args()
+    """Fill the table, cell by cell, and draw."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     path = RESULTS / "expressivity.json"
     cells: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     pairs = [(task, name) for task in TASKS for name in MODELS]
     for i, (task, name) in enumerate(pairs):
-        missing = [seed for seed in range(options.seeds) if f"{task.name}/{name}/{seed}" not in cells]
-        if not missing:
+        if f"{task.name}/{name}/{SEEDS - 1}" in cells and (WEIGHTS / f"{task.name}-{name}.safetensors").exists():
             continue
         print(f"{i + 1} of {len(pairs)}: {task.name}, {name}", flush=True)
-        torch._dynamo.reset()
-        learner = Learner(task, name)
-        loss = torch.compile(learner, fullgraph=True)
-        for seed in missing:
-            train(learner, loss, task, name, seed)
-            parameters = sum(parameter.numel() for parameter in learner.parameters())
-            cells[f"{task.name}/{name}/{seed}"] = {"parameters": parameters, **learner.score(task)}
+        cells.update(run(task, name))
         write_json(path, cells)
         write_text(RESULTS / "expressivity.md", table(cells))
     print(table(cells))

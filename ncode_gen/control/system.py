@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from ..solvers import (
     ADAPTIVE,
+    FIXED,
     Gradient,
     Solution,
     State,
@@ -19,11 +20,13 @@ from ..solvers import (
     check_gradient,
     check_method,
     evaluations,
+    nodes_of,
     solve,
 )
 from .controllers import Controller
 from .dynamics import CoupledDynamics
-from .field import Field
+from .field import Field, VectorField
+from .native import shallow_field, shallow_solve
 
 __all__ = ["ControlledODE", "DensityError", "FlowSolution", "Solver", "SolverOptions"]
 
@@ -300,13 +303,42 @@ class ControlledODE(nn.Module):
                 state: State = (points, start.expand(len(points), -1), *totals)
                 dynamics = CoupledDynamics(self.field, controller, None, wanted, noise)
             else:
+                steered = controller.steer(self.field, condition)
+                fast = self._solve_natively(steered, points, times, solver, wanted, noise)
+                if fast is not None:
+                    return self._result(fast, x, wanted)
                 state = (points, *totals)
-                dynamics = CoupledDynamics(
-                    self.field, controller, controller.steer(self.field, condition), wanted, noise
-                )
+                dynamics = CoupledDynamics(self.field, controller, steered, wanted, noise)
             controls = points.shape[0] * points.shape[1] * self.field.control_size
             solution = self._integrate(dynamics, state, times, solver, controls)
         return self._result(solution, x, wanted)
+
+    def _solve_natively(
+        self,
+        steered: VectorField,
+        points: Tensor,
+        times: Tensor,
+        solver: Solver,
+        wanted: tuple[str, ...],
+        noise: Tensor | None,
+    ) -> Solution | None:
+        """Solve by compiled code where it knows the field and all that is wanted; else return None."""
+        if solver.method not in FIXED or solver.gradient not in ("auto", "backprop") or noise is not None:
+            return None
+        if "energy" in wanted or times.requires_grad or times.shape[0] < 2:
+            return None
+        field = shallow_field(steered, points)
+        if field is None:
+            return None
+        if solver.grid is None:
+            nodes, kept = nodes_of(times, solver.steps)
+        else:
+            nodes, kept = solver.grid, [0, solver.grid.shape[0] - 1]
+            times = torch.stack([nodes[0], nodes[-1]])
+        nodes = nodes.to(points.dtype)
+        parts = shallow_solve(field, steered.control, points, nodes, kept, solver.method, log_det="log_det" in wanted)
+        taken = nodes.shape[0] - 1
+        return Solution(times, parts, nfe=evaluations(solver.method, taken), accepted=taken, rejected=0)
 
     def _checked(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return states (n, K, *event) and a condition (n, c), or raise a ValueError that names the wrong shape."""

@@ -3,7 +3,7 @@
 from .fixed import Derivative, State, fixed_steps, runge_kutta_step
 from .invariance import batch_invariant
 from .solution import Outcome, SampleCounts, Solution
-from .solve import METHODS, Gradient, check_gradient, check_method, evaluations, random_grid, solve
+from .solve import METHODS, Gradient, check_gradient, check_method, evaluations, nodes_of, random_grid, solve
 from .tableaus import ADAPTIVE, FIXED, EmbeddedTableau, Tableau
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "check_method",
     "evaluations",
     "fixed_steps",
+    "nodes_of",
     "random_grid",
     "runge_kutta_step",
     "solve",

@@ -13,7 +13,7 @@ from .fixed import Derivative, State, fixed_steps, recomputed
 from .solution import Solution
 from .tableaus import ADAPTIVE, FIXED
 
-__all__ = ["METHODS", "Gradient", "check_gradient", "check_method", "evaluations", "random_grid", "solve"]
+__all__ = ["METHODS", "Gradient", "check_gradient", "check_method", "evaluations", "nodes_of", "random_grid", "solve"]
 
 LIBRARY = "torchdiffeq:"
 METHODS = (*FIXED, *ADAPTIVE)
@@ -85,8 +85,15 @@ def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter:
     return grid
 
 
-def _refine(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
-    """Spread about `steps` steps over the requested times, at least one in each gap."""
+def nodes_of(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
+    """Spread about `steps` steps over the requested times, at least one in each gap.
+
+    Returns:
+        Times of the grid, shape (S + 1,), and the places of the requested times in it.
+
+    >>> nodes_of(torch.tensor([0.0, 0.5, 1.0]), 2)
+    (tensor([0.0000, 0.5000, 1.0000]), [0, 1, 2])
+    """
     if times.shape[0] == 2:  # without a look at the numbers, so that the compiler takes it whole
         way = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
         return torch.cat([times[0] + (times[1] - times[0]) * way, times[1:]]), [0, steps]
@@ -170,7 +177,7 @@ def solve(
             derivative, state, times, ADAPTIVE[method], rtol=rtol, atol=atol, max_steps=max_steps, recompute=recompute
         )
     if grid is None:
-        grid, kept = _refine(times, steps)
+        grid, kept = nodes_of(times, steps)
     else:
         kept = [0, grid.shape[0] - 1]
     path = list(fixed_steps(recomputed(derivative) if recompute else derivative, state, grid, FIXED[method]))

@@ -1,0 +1,78 @@
+"""C++ compiled for this machine at first use, and kept: one second once, nothing after that."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+__all__ = ["cache_folder", "load"]
+
+# Not -ffast-math: it would change how the whole process rounds denormal numbers, and lose NaNs.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+SWITCH = "NCODE_GEN_NATIVE"
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for things that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncode_gen"
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL | None:
+    """Return a library compiled from `name`.cpp beside this file; None where that is impossible, said once.
+
+    The environment variable NCODE_GEN_NATIVE=0 switches it off; CXX names the compiler.
+    """
+    if os.environ.get(SWITCH) == "0" or sys.platform == "win32":
+        return None
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        return None  # the same machine has no compiler for torch.compile either, which says so
+    source = Path(__file__).with_name(f"{name}.cpp")
+    try:
+        return ctypes.CDLL(str(_built(compiler, source)))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        warnings.warn(
+            f"{source.name} could not be compiled by {compiler} ({told.strip().splitlines()[0]}); flows are solved "
+            f"without it; {SWITCH}=0 silences this",
+            stacklevel=2,
+        )
+        return None
+
+
+def _built(compiler: str, source: Path) -> Path:
+    command = [compiler, *FLAGS, *(() if sys.platform == "darwin" else ("-fopenmp",))]
+    # One home folder can serve unlike machines, so what -march=native means is a part of the name.
+    identity = "\n".join([source.read_text(), *command, _version(compiler), _processor()])
+    folder = cache_folder()
+    target = folder / f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / target.name
+            arguments = [*command, str(source), "-o", str(made)]
+            subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=300)
+            made.replace(target)  # another process may be doing the same
+    return target
+
+
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    return f"{platform.machine()} {platform.processor()}"

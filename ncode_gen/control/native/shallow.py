@@ -1,0 +1,285 @@
+"""Open-loop flows of one hidden layer, solved on a fixed grid by compiled code, sample by sample (see shallow.cpp).
+
+An operator of torch with gradients, which `torch.compile` takes whole. Second derivatives go by the solve in plain
+torch, and so do forward mode and the transforms of `torch.func`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ...solvers import FIXED, State, fixed_steps
+from ..activations import Activation
+from ..field import VectorField
+from ..layered import MLPField
+from .build import load
+
+__all__ = ["shallow_field", "shallow_solve"]
+
+ACTIVATIONS: tuple[Activation, ...] = ("tanh", "softplus", "silu")
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("samples", "points", "dim", "hidden", "sees_time", "activation")),
+        *((name, ctypes.c_int32) for name in ("steps", "stages", "kept", "threads")),
+        *((name, ctypes.c_void_p) for name in ("a", "b", "c", "nodes", "kept_nodes", "control", "state", "states")),
+        *((name, ctypes.c_void_p) for name in ("log_dets", "inputs", "units", "grad_states", "grad_log_dets")),
+        *((name, ctypes.c_void_p) for name in ("grad_control", "grad_state")),
+    )
+
+
+def shallow_field(bound: VectorField, state: Tensor) -> MLPField | None:
+    """Return the field behind a vector field, if compiled code can solve it from a state (n, K, d); else None."""
+    field = bound.field
+    if type(field) is not MLPField or len(field.hidden) != 1 or field.control != "all" or len(field.gains):
+        return None
+    control = bound.control
+    plain = control.dim() == 2 and control.device.type == "cpu" and control.dtype == state.dtype == torch.float32
+    if not plain or field.layers[0].products != "float32" or torch.is_autocast_enabled("cpu"):
+        return None
+    # The operator has no rule for these; asked through it, a forward-mode derivative would be zero in silence.
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return None
+    return field if _available() else None
+
+
+def _loaded() -> bool:
+    return load("shallow") is not None
+
+
+# The compiler is told the answer, instead of being shown how it is found.
+_available: Callable[[], bool] = torch.compiler.assume_constant_result(_loaded)
+
+
+def shallow_solve(
+    field: MLPField, control: Tensor, state: Tensor, nodes: Tensor, kept: list[int], method: str, *, log_det: bool
+) -> tuple[Tensor, ...]:
+    """Solve on a grid.
+
+    Args:
+        field: a field that `shallow_field` returned.
+        control: packed weights, shape (n, P).
+        state: initial states, shape (n, K, d).
+        nodes: times of the grid, shape (S + 1,).
+        kept: which nodes are returned, rising.
+        method: a fixed-step method.
+        log_det: whether the divergence is integrated.
+
+    Returns:
+        States, shape (T, n, K, d), and, if asked for, log-determinants, shape (T, n, K).
+    """
+    save = torch.is_grad_enabled() and (control.requires_grad or state.requires_grad)
+    time = field.layers[0].time
+    states, log_dets, _, _ = _solve(
+        control.contiguous(), state.contiguous(), nodes, kept, method, field.hidden[0], bool(time), field.activation,
+        log_det, save,
+    )  # fmt: skip
+    return (states, log_dets) if log_det else (states,)
+
+
+@cache
+def _tableau(method: str) -> tuple[Tensor, Tensor, Tensor]:
+    tableau = FIXED[method]
+    a = torch.zeros(tableau.stages, tableau.stages)
+    for i, row in enumerate(tableau.a):
+        a[i, : len(row)] = torch.tensor(row)
+    return a, torch.tensor(tableau.b), torch.tensor(tableau.c)
+
+
+def _call(
+    name: str,
+    control: Tensor,
+    state: Tensor,
+    nodes: Tensor,
+    kept: list[int],
+    method: str,
+    shape: tuple[int, bool, str],
+    **buffers: Tensor | None,
+) -> None:
+    """Call the compiled code; buffers that are None or empty are not there."""
+    hidden, time, activation = shape
+    samples, points, dim = state.shape
+    a, b, c = _tableau(method)
+    places = torch.tensor(kept, dtype=torch.int32)
+    given = {"a": a, "b": b, "c": c, "nodes": nodes, "kept_nodes": places, "control": control, "state": state}
+    pointers = {
+        key: tensor.data_ptr() for key, tensor in {**given, **buffers}.items() if tensor is not None and tensor.numel()
+    }
+    problem = _Problem(
+        samples=samples, points=points, dim=dim, hidden=hidden, sees_time=time,
+        activation=ACTIVATIONS.index(activation), steps=len(nodes) - 1, stages=len(b), kept=len(kept),
+        threads=torch.get_num_threads(), **pointers,
+    )  # fmt: skip
+    library = load("shallow")
+    assert library is not None
+    if getattr(library, name)(ctypes.byref(problem)):
+        raise MemoryError(f"no memory for the scratch of a flow of {dim} dimensions and {hidden} units")
+
+
+def _saved_shape(state: Tensor, nodes: Tensor, method: str, hidden: int) -> tuple[list[int], list[int]]:
+    """Return the shapes of what the backward pass needs: the inputs and the units of every evaluation."""
+    samples, points, dim = state.shape
+    lanes = 16 if _lanes(dim) == 16 else 8
+    lead = [samples, points, (nodes.shape[0] - 1) * FIXED[method].stages]
+    return [*lead, -(-dim // lanes) * lanes], [*lead, -(-hidden // lanes) * lanes]
+
+
+def _lanes(dim: int) -> int:
+    library = load("shallow")
+    assert library is not None
+    lanes: int = library.lanes(int(dim))
+    return lanes
+
+
+def _outputs(
+    state: Tensor, nodes: Tensor, kept: list[int], method: str, hidden: int, log_det: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs, units = _saved_shape(state, nodes, method, hidden) if save else ([0], [0])
+    return (
+        state.new_empty(len(kept), *state.shape),
+        state.new_empty(len(kept), *state.shape[:2]) if log_det else state.new_empty(0),
+        state.new_empty(inputs),
+        state.new_empty(units),
+    )
+
+
+@torch.library.custom_op("ncode_gen::shallow_solve", mutates_args=())
+def _solve(
+    control: Tensor,
+    state: Tensor,
+    nodes: Tensor,
+    kept: list[int],
+    method: str,
+    hidden: int,
+    time: bool,
+    activation: str,
+    log_det: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return states, log-determinants, and the inputs and units of all evaluations."""
+    states, log_dets, inputs, units = _outputs(state, nodes, kept, method, hidden, log_det, save)
+    _call(
+        "shallow_forward", control, state, nodes, kept, method, (hidden, time, activation),
+        states=states, log_dets=log_dets, inputs=inputs, units=units,
+    )  # fmt: skip
+    return states, log_dets, inputs, units
+
+
+@_solve.register_fake
+def _(
+    control: Tensor,
+    state: Tensor,
+    nodes: Tensor,
+    kept: list[int],
+    method: str,
+    hidden: int,
+    time: bool,
+    activation: str,
+    log_det: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(state, nodes, kept, method, hidden, log_det, save)
+
+
+@torch.library.custom_op("ncode_gen::shallow_solve_backward", mutates_args=())
+def _solve_backward(
+    grad_states: Tensor,
+    grad_log_dets: Tensor,
+    control: Tensor,
+    state: Tensor,
+    nodes: Tensor,
+    inputs: Tensor,
+    units: Tensor,
+    kept: list[int],
+    method: str,
+    hidden: int,
+    time: bool,
+    activation: str,
+    weights: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the control, empty unless `weights`, and of the state."""
+    grad_control = torch.empty_like(control) if weights else control.new_empty(0)
+    grad_state = torch.empty_like(state)
+    _call(
+        "shallow_backward", control, state, nodes, kept, method, (hidden, time, activation),
+        inputs=inputs, units=units, grad_states=grad_states.contiguous(), grad_log_dets=grad_log_dets.contiguous(),
+        grad_control=grad_control, grad_state=grad_state,
+    )  # fmt: skip
+    return grad_control, grad_state
+
+
+@_solve_backward.register_fake
+def _(
+    grad_states: Tensor,
+    grad_log_dets: Tensor,
+    control: Tensor,
+    state: Tensor,
+    nodes: Tensor,
+    inputs: Tensor,
+    units: Tensor,
+    kept: list[int],
+    method: str,
+    hidden: int,
+    time: bool,
+    activation: str,
+    weights: bool,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(control) if weights else control.new_empty(0), torch.empty_like(state)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    control, state, nodes, *ctx.how = inputs
+    ctx.save_for_backward(control, state, nodes, output[2], output[3])
+
+
+def _backward(ctx: Any, grad_states: Tensor, grad_log_dets: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    control, state, nodes, inputs, units = ctx.saved_tensors
+    kept, method, hidden, time, activation, log_det, _ = ctx.how
+    if torch.is_grad_enabled():  # create_graph: what is derived again has to be plain torch
+        outputs = _plain(control, state, nodes, kept, method, hidden, time, activation, log_det)
+        wanted = [part for part in (control, state) if part.requires_grad]
+        found = iter(
+            torch.autograd.grad(outputs, wanted, [grad_states, grad_log_dets][: len(outputs)], create_graph=True)
+        )
+        gradients: list[Tensor | None] = [next(found) if part.requires_grad else None for part in (control, state)]
+    else:
+        weights = ctx.needs_input_grad[0]
+        grad_control, grad_state = _solve_backward(
+            grad_states, grad_log_dets, control, state, nodes, inputs, units, kept, method, hidden, time, activation,
+            weights,
+        )  # fmt: skip
+        gradients = [grad_control if weights else None, grad_state]
+    return (*gradients, None, None, None, None, None, None, None, None)
+
+
+_solve.register_autograd(_backward, setup_context=_setup)
+
+
+def _plain(
+    control: Tensor,
+    state: Tensor,
+    nodes: Tensor,
+    kept: list[int],
+    method: str,
+    hidden: int,
+    time: bool,
+    activation: Activation,
+    log_det: bool,
+) -> tuple[Tensor, ...]:
+    """Do what the operator does, in plain torch."""
+    bound = MLPField(state.shape[-1], (hidden,), time=time, activation=activation).bind(control)
+
+    def derivative(t: Tensor, now: State) -> State:
+        return bound.velocity_and_divergence(t, now[0]) if log_det else (bound.velocity(t, now[0]),)
+
+    start: State = (state, state.new_zeros(state.shape[:2])) if log_det else (state,)
+    path = list(fixed_steps(derivative, start, nodes, FIXED[method]))
+    return tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(start)))
