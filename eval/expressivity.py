@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contenders import Flow, GammaAlone, fitted
 from ensemble import Ensemble
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ncode_gen import NCODE
 from ncode_gen.files import write_atomically, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -74,54 +74,21 @@ TASKS = [
 ]
 
 
-class Flow(nn.Module):
-    """A flow of the points; its condition is x(0), or nothing."""
-
-    def __init__(self, dim: int, *hidden: int, blind: bool = False, **arguments: Any) -> None:
-        super().__init__()
-        self.ode, self.blind = NCODE(dim, hidden, steps=SOLVER_STEPS, **arguments), blind
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x(1)."""
-        state: Tensor = self.ode(x, torch.zeros_like(x) if self.blind else x).state
-        return state
-
-
-class GammaAlone(nn.Module):
-    """The network that maps x(0) to a control, mapping it to the result instead."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.head = nn.Linear(width, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the result."""
-        result: Tensor = self.head(self.net(x))
-        return result
-
-
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "NODE": lambda d, w: Flow(d, w, w, loop="static"),
-    "ANODE": lambda d, w: Flow(d, w, w, loop="static", augment=5),
+    "NODE": lambda d, w: Flow(d, w, w, steps=SOLVER_STEPS, loop="static"),
+    "ANODE": lambda d, w: Flow(d, w, w, steps=SOLVER_STEPS, loop="static", augment=5),
     "gamma alone": GammaAlone,
-    "N-CODE open": lambda d, w: Flow(d, 8, loop="open", gamma=(w,)),
-    "N-CODE closed, dynamic": lambda d, w: Flow(d, 6, loop="closed", feedback="dynamic", gamma=(w,), dynamics_rank=4),
-    "N-CODE closed, algebraic": lambda d, w: Flow(d, 8, loop="closed", feedback="weights", gamma=(w,)),
+    "N-CODE open": lambda d, w: Flow(d, 8, steps=SOLVER_STEPS, loop="open", gamma=(w,)),
+    "N-CODE closed, dynamic": lambda d, w: Flow(
+        d, 6, steps=SOLVER_STEPS, loop="closed", feedback="dynamic", gamma=(w,), dynamics_rank=4
+    ),
+    "N-CODE closed, algebraic": lambda d, w: Flow(
+        d, 8, steps=SOLVER_STEPS, loop="closed", feedback="weights", gamma=(w,)
+    ),
     "closed, algebraic, no condition": lambda d, w: Flow(
-        d, 8, loop="closed", feedback="weights", gamma=(w,), blind=True
+        d, 8, steps=SOLVER_STEPS, loop="closed", feedback="weights", gamma=(w,), blind=True
     ),
 }
-
-
-def size(model: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def width_of(make: Callable[[int, int], nn.Module], dim: int) -> int:
-    """Return the width at which a model's parameters are nearest to PARAMETERS."""
-    return min(range(2, 800), key=lambda width: abs(size(make(dim, width)) - PARAMETERS))
 
 
 class Learner(nn.Module):
@@ -129,8 +96,8 @@ class Learner(nn.Module):
 
     def __init__(self, task: Task, name: str) -> None:
         super().__init__()
-        make = MODELS[name]
-        self.model, self.classes = make(task.dim, width_of(make, task.dim)), task.classes
+        self.model = fitted(lambda width: MODELS[name](task.dim, width), PARAMETERS)
+        self.classes = task.classes
         self.read_out = nn.Linear(task.dim, 1) if task.classes else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -151,10 +118,7 @@ class Learner(nn.Module):
         else:
             scores = {"mse": float((found - y).square().mean())}
         if isinstance(self.model, Flow):
-            condition = torch.zeros_like(x) if self.model.blind else x
-            counts = self.model.ode(x, condition, method="dopri5", rtol=1e-3, atol=1e-3).counts
-            assert counts is not None
-            scores["nfe"] = counts.nfe.float().mean().item()
+            scores["nfe"] = self.model.evaluations(x)
         return scores
 
 

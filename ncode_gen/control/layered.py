@@ -17,7 +17,7 @@ from .activations import Activation, activate, activate_with_slope
 from .field import Field, VectorField
 from .ladder import Affine, ControlledLayer, LayerRung, Products, Rung, check_rung
 
-__all__ = ["ConvField", "LayeredField", "LinearField", "MLPField"]
+__all__ = ["ConvField", "LayeredField", "LinearField", "MLPField", "ShallowField"]
 
 
 class LayeredField(Field):
@@ -85,7 +85,7 @@ class LayeredField(Field):
         whole = self._all()
         pieces = control.split([layer.size for layer in whole], dim=-1)
         bound = [layer.bind(piece) for layer, piece in zip(whole, pieces, strict=True)]
-        kind = _Shallow if len(self.layers) <= 2 else _Layered
+        kind = ShallowField if len(self.layers) <= 2 else _Layered
         return kind(self, control, bound[: len(self.layers)], bound[len(self.layers) :])
 
     def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
@@ -147,7 +147,7 @@ class _Layered(VectorField):
         return field.states(self.layers[-1](t, field.patches(units, x)), x)
 
 
-class _Shallow(_Layered):
+class ShallowField(_Layered):
     """At most one hidden layer: each unit acts on itself through its inputs and its gain, and so the trace is known."""
 
     def velocity_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

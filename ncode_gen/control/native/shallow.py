@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from ...solvers import FIXED, State, fixed_steps
 from ..activations import Activation
 from ..field import VectorField
-from ..layered import MLPField
+from ..layered import MLPField, ShallowField
 from .build import load
 
 __all__ = ["shallow_field", "shallow_solve"]
@@ -39,9 +39,11 @@ class _Problem(ctypes.Structure):
 def shallow_field(bound: VectorField, state: Tensor) -> MLPField | None:
     """Return the field behind a vector field, if compiled code can solve it from a state (n, K, d); else None."""
     field = bound.field
-    if type(field) is not MLPField or len(field.hidden) != 1 or field.control != "all" or len(field.gains):
+    if type(bound) is not ShallowField or type(field) is not MLPField or len(field.hidden) != 1:
         return None
     control = bound.control
+    if field.control != "all" or len(field.gains) or control.shape[0] != state.shape[0]:
+        return None
     plain = control.dim() == 2 and control.device.type == "cpu" and control.dtype == state.dtype == torch.float32
     if not plain or field.layers[0].products != "float32" or torch.is_autocast_enabled("cpu"):
         return None
