@@ -151,6 +151,7 @@ class ShallowField(_Layered):
     """At most one hidden layer: each unit acts on itself through its inputs and its gain, and so the trace is known."""
 
     def velocity_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return dx/dt and its divergence, shape (n, K), in closed form."""
         field = self.field
         points = field.points(x)
         outer = self.layers[-1].dense()

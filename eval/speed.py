@@ -1,0 +1,375 @@
+"""Time and memory of controlled flows beside other solvers, in one run: `python eval/speed.py`.
+
+The problem: the field d -> h -> d (tanh) with all weights each sample's own, as a given control (n, P), solved over
+[0, 1]; gradients of states and control. Ours: `ControlledODE`, called as it is (compiled code of `ncode_gen`), the
+plain loop in torch, and that loop under torch.compile. Beside them torchdiffeq: rk4 with the same steps, dopri5 (1e-4),
+and its adjoint (rk4, same steps, the control as a parameter); torchode's dopri5 where it is installed.
+
+All contenders of a size take turns in one process, so that a busy machine slows all alike; medians are shown. Peak
+memory is that of a process of its own, less what it held before (Linux only). Bandwidth is that of summing a tensor of 1 GiB.
+Then: a closed loop that rebuilds all weights, by plain autograd and by checkpoints; and the time to the first step of
+`python -m ncode_gen.train` with an empty and with a warm compiler cache.
+
+Writes eval/results/speed.{json,md,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+import torchdiffeq
+from torch import Tensor
+
+from ncode_gen import NCODE
+from ncode_gen.control import ControlledODE, MLPField, OpenController, Solver
+from ncode_gen.figures.style import COLOURS
+from ncode_gen.files import write_atomically, write_json, write_text
+from ncode_gen.solvers import solve
+
+RESULTS = Path(__file__).parent / "results"
+SIZES = ((16, 16, 8), (32, 64, 8), (64, 128, 8), (128, 256, 4))
+BATCHES = (64, 256, 1024)
+SHOWN = ("ncode_gen", "plain loop", "compiled loop", "torchdiffeq rk4", "torchdiffeq dopri5", "odeint_adjoint rk4")
+CHECKPOINTED = (128, 256, 4)
+Call = Callable[[Tensor, Tensor], Tensor]
+
+
+def contenders(dim: int, hidden: int, steps: int) -> dict[str, Call]:
+    """Return functions from a control (n, P) and states (n, d) to the states at time 1."""
+    field = MLPField(dim, (hidden,), time=False)
+    whole = ControlledODE(field, OpenController(lambda control: control), solver=Solver("rk4", steps))
+    times = torch.tensor([0.0, 1.0])
+
+    def loop(control: Tensor, x: Tensor) -> Tensor:
+        bound = field.bind(control)
+        state = (x.unsqueeze(1),)
+        return solve(lambda t, now: (bound.velocity(t, now[0]),), state, times, steps=steps).state.squeeze(1)
+
+    class Right(torch.nn.Module):
+        """The right-hand side as torchdiffeq's users write it: the control is an attribute."""
+
+        def __init__(self, control: Tensor) -> None:
+            super().__init__()
+            self.control = torch.nn.Parameter(control) if isinstance(control, torch.nn.Parameter) else control
+            self.bound = field.bind(control)
+
+        def forward(self, t: Tensor, x: Tensor) -> Tensor:
+            return self.bound.velocity(t, x.unsqueeze(1)).squeeze(1)
+
+    def library(method: str, **options: Any) -> Call:
+        def run(control: Tensor, x: Tensor) -> Tensor:
+            found: Tensor = torchdiffeq.odeint(Right(control), x, times, method=method, **options)[-1]
+            return found
+
+        return run
+
+    def adjoint(control: Tensor, x: Tensor) -> Tensor:
+        found: Tensor = torchdiffeq.odeint_adjoint(
+            Right(control), x, times, method="rk4", options={"step_size": 1 / steps}, adjoint_params=(control,)
+        )[-1]
+        return found
+
+    compiled: Call = torch.compile(loop, fullgraph=True, dynamic=False)
+    found: dict[str, Call] = {
+        "ncode_gen": lambda control, x: whole(x, control).state,
+        "plain loop": loop,
+        "compiled loop": compiled,
+        "torchdiffeq rk4": library("rk4", options={"step_size": 1 / steps}),
+        "torchdiffeq dopri5": library("dopri5", rtol=1e-4, atol=1e-4),
+        "odeint_adjoint rk4": adjoint,
+    }
+    if (others := _torchode(field)) is not None:
+        found["torchode dopri5"] = others
+    return found
+
+
+def _torchode(field: MLPField) -> Call | None:
+    try:
+        import torchode
+    except ImportError:
+        return None
+
+    def run(control: Tensor, x: Tensor) -> Tensor:
+        bound = field.bind(control)
+        term = torchode.ODETerm(lambda t, now: bound.velocity(t, now.unsqueeze(1)).squeeze(1))
+        controller = torchode.IntegralController(atol=1e-4, rtol=1e-4, term=term)
+        solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), controller)
+        times = torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
+        found: Tensor = solver.solve(torchode.InitialValueProblem(y0=x, t_eval=times)).ys[:, -1]
+        return found
+
+    return run
+
+
+def problem(dim: int, hidden: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a random control, states and a cotangent."""
+    torch.manual_seed(0)
+    size = MLPField(dim, (hidden,), time=False).control_size
+    control = (torch.randn(batch, size) / dim**0.5).requires_grad_()
+    return control, torch.randn(batch, dim, requires_grad=True), torch.randn(batch, dim)
+
+
+def forward(call: Call, control: Tensor, x: Tensor, _: Tensor) -> None:
+    """Solve without gradients."""
+    with torch.no_grad():
+        call(control, x)
+
+
+def both(call: Call, control: Tensor, x: Tensor, cotangent: Tensor) -> None:
+    """Solve and find the gradients."""
+    torch.autograd.grad(call(control, x), (control, x), cotangent)
+
+
+def timed(
+    calls: dict[str, Call], work: Callable[[Call, Tensor, Tensor, Tensor], None], given: tuple[Tensor, Tensor, Tensor]
+) -> dict[str, float]:
+    """Return the median milliseconds of each contender, all taking turns."""
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for name, call in calls.items():
+        work(call, *given)
+        start = time.perf_counter()
+        work(call, *given)
+        spent[name].append(time.perf_counter() - start)
+    slowest = max(taken[0] for taken in spent.values())
+    for _ in range(max(3, min(15, int(8 / slowest)))):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            work(call, *given)
+            spent[name].append(time.perf_counter() - start)
+    return {name: 1e3 * sorted(taken[1:])[(len(taken) - 1) // 2] for name, taken in spent.items()}
+
+
+def bandwidth() -> float:
+    """Return the bytes that are read from memory in a second, by all threads."""
+    numbers = torch.ones(2**28)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        numbers.sum()
+        best = min(best, time.perf_counter() - start)
+    return numbers.numel() * 4 / best
+
+
+def held_kib(what: str) -> int:
+    """Return VmRSS (held now) or VmHWM (held at most) of this process in KiB, from Linux's /proc."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(what))
+
+
+def child_memory(job: str) -> float:
+    """In a process of its own: return the MiB that forward and backward need at their peak, beyond what was held."""
+    name, *numbers = job.split("|")
+    dim, hidden, steps, batch = map(int, numbers)
+    call: Call
+    if name.startswith("closed"):
+        call, given = closed(name.removeprefix("closed "), dim, hidden, steps, batch)
+    else:
+        call, given = contenders(dim, hidden, steps)[name], problem(dim, hidden, batch)
+    both(call, *given)  # compiles, and fills the libraries' own buffers
+    gc.collect()
+    before = held_kib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    both(call, *given)
+    return (held_kib("VmHWM") - before) / 1024
+
+
+def closed(gradient: Any, dim: int, hidden: int, steps: int, batch: int) -> tuple[Call, tuple[Tensor, Tensor, Tensor]]:
+    """Return a closed loop that rebuilds all weights at every evaluation, and what it is given."""
+    torch.manual_seed(0)
+    flow = NCODE(dim, (hidden,), "closed", feedback="weights", gamma=(32,), condition=dim, steps=steps)
+
+    def call(condition: Tensor, x: Tensor) -> Tensor:
+        found: Tensor = flow(x, condition, gradient=gradient).state
+        return found
+
+    return call, (torch.randn(batch, dim, requires_grad=True), torch.randn(batch, dim, requires_grad=True),
+                  torch.randn(batch, dim))  # fmt: skip
+
+
+def in_child(job: str) -> float:
+    """Run `child_memory` in a fresh process."""
+    command = [sys.executable, __file__, "--memory-of", job]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def child_first_step(arguments: str) -> None:
+    """In a process of its own: train until the first step is done, print the time of day, and leave."""
+    from ncode_gen import train, trainer
+
+    make = trainer.make_step
+
+    def make_and_leave(*given: Any, **options: Any) -> trainer.Step:
+        step = make(*given, **options)
+
+        def once(*inputs: Any) -> Tensor:
+            step(*inputs)
+            print("first step at", time.time(), flush=True)
+            os._exit(0)
+
+        return once
+
+    trainer.make_step = make_and_leave
+    train.main(arguments.split("|"))
+
+
+def first_steps(recipe: str) -> dict[str, float]:
+    """Return the seconds from the command to the end of the first step, with an empty cache and with a warm one."""
+    found = {}
+    path = Path(__file__).parent.parent / "models" / f"{recipe}.toml"
+    with tempfile.TemporaryDirectory() as scratch:
+        places = {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/torch", "XDG_CACHE_HOME": f"{scratch}/ncode"}
+        for which in ("empty", "warm", "warm, again"):
+            arguments = f"{path}|--out|{scratch}/{which}|--training.compile|on"
+            command = [sys.executable, __file__, "--first-step-of", arguments]
+            start = time.time()
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **places}, check=True)
+            line = next(line for line in done.stdout.splitlines() if line.startswith("first step at"))
+            found[which] = float(line.split()[-1]) - start
+    return found
+
+
+def measure(sizes: tuple[tuple[int, int, int], ...], batches: tuple[int, ...]) -> dict[str, Any]:
+    """Measure everything."""
+    found: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torchdiffeq": torchdiffeq.__version__,
+        "bandwidth": bandwidth(),
+        "rows": [],
+    }
+    for dim, hidden, steps in sizes:
+        torch._dynamo.reset()
+        calls = contenders(dim, hidden, steps)
+        for batch in batches:
+            given = problem(dim, hidden, batch)
+            name = f"{dim}, {hidden}, {steps}"
+            row: dict[str, Any] = {"size": name, "batch": batch, "bytes": given[0].numel() * 4, "nfe": 4 * steps}
+            for kind, work in (("forward", forward), ("both", both)):
+                row[kind] = timed(calls, work, given)
+            print(name, batch, {key: round(value, 2) for key, value in row["both"].items()}, flush=True)
+            if batch == 256:
+                jobs = [call for call in calls if call != "torchode dopri5"]
+                row["memory_mib"] = {call: in_child(f"{call}|{dim}|{hidden}|{steps}|{batch}") for call in jobs}
+            found["rows"].append(row)
+    dim, hidden, steps = CHECKPOINTED
+    loops = {gradient: closed(gradient, dim, hidden, steps, 256) for gradient in ("backprop", "checkpoint")}
+    found["closed"] = {
+        "milliseconds": timed({name: call for name, (call, _) in loops.items()}, both, loops["backprop"][1]),
+        "memory_mib": {name: in_child(f"closed {name}|{dim}|{hidden}|{steps}|256") for name in loops},
+    }
+    print(found["closed"], flush=True)
+    found["first_step_s"] = {recipe: first_steps(recipe) for recipe in ("digits/ncode-open", "digits/ncode-closed")}
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return what was measured as Markdown."""
+    names = list(found["rows"][0]["both"])
+    head = f"| d, h, steps | B | {' | '.join(names)} | reads | rk4 | adjoint | achieved |"
+    lines = [
+        "# Speed",
+        "",
+        f"{found['threads']} threads, torch {found['torch']}, torchdiffeq {found['torchdiffeq']}, bandwidth "
+        f"{found['bandwidth'] / 1e9:.1f} GB/s. Milliseconds, medians, all contenders of a row taking turns.",
+        "reads: milliseconds that reading the control twice an evaluation takes at that bandwidth. rk4, adjoint: ",
+        "how many times faster ncode_gen is than torchdiffeq's rk4 and odeint_adjoint. achieved: bytes of control, ",
+        "twice an evaluation, over the time, in GB/s. ",
+        "Command: `python eval/speed.py`.",
+    ]
+    for kind, title, passes in (("both", "Forward and backward", 2), ("forward", "Forward", 1)):
+        lines += ["", f"## {title}", "", head, "|---|---:|" + "---:|" * (len(names) + 4)]
+        for row in found["rows"]:
+            spent = row[kind]
+            read = passes * row["nfe"] * row["bytes"]
+            ours = spent["ncode_gen"]
+            lines.append(
+                f"| {row['size']} | {row['batch']} | {' | '.join(f'{spent[name]:.2f}' for name in names)} | "
+                f"{1e3 * read / found['bandwidth']:.2f} | {spent['torchdiffeq rk4'] / ours:.1f} | "
+                f"{spent['odeint_adjoint rk4'] / ours:.1f} | {read / ours / 1e6:.1f} |"
+            )
+    memory = [row for row in found["rows"] if "memory_mib" in row]
+    jobs = list(memory[0]["memory_mib"]) if memory else []
+    lines += ["", "## Peak memory of forward and backward, MiB", "", f"| d, h, steps | B | {' | '.join(jobs)} |"]
+    lines.append("|---|---:|" + "---:|" * len(jobs))
+    for row in memory:
+        shown = " | ".join(f"{row['memory_mib'][job]:.0f}" for job in jobs)
+        lines.append(f"| {row['size']} | {row['batch']} | {shown} |")
+    loop = found["closed"]
+    share = loop["memory_mib"]["checkpoint"] / loop["memory_mib"]["backprop"]
+    ratio = loop["milliseconds"]["checkpoint"] / loop["milliseconds"]["backprop"]
+    lines += [
+        "",
+        f"## Closed loop that rebuilds all weights, {', '.join(map(str, CHECKPOINTED))}, B = 256",
+        "",
+        f"Plain autograd: {loop['memory_mib']['backprop']:.0f} MiB, {loop['milliseconds']['backprop']:.0f} ms. "
+        f"Checkpoints: {loop['memory_mib']['checkpoint']:.0f} MiB ({share:.0%}), "
+        f"{loop['milliseconds']['checkpoint']:.0f} ms ({ratio:.2f} times).",
+        "",
+        "## Seconds from the command to the end of the first, compiled, training step",
+        "",
+        "| recipe | empty cache | warm | warm, again |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {name} | {' | '.join(f'{s:.1f}' for s in spent.values())} |"
+        for name, spent in found["first_step_s"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw time over the batch, one panel a size."""
+    sizes = list(dict.fromkeys(row["size"] for row in found["rows"]))
+    figure, axes = plt.subplots(1, len(sizes), figsize=(11.5, 3.2), layout="constrained", squeeze=False)
+    for axis, size in zip(axes[0], sizes, strict=True):
+        rows = [row for row in found["rows"] if row["size"] == size]
+        batches = [row["batch"] for row in rows]
+        for name, colour in zip(SHOWN, COLOURS, strict=False):
+            axis.plot(batches, [row["both"][name] for row in rows], marker="o", ms=3, color=colour, label=name)
+        reads = [2e3 * row["nfe"] * row["bytes"] / found["bandwidth"] for row in rows]
+        axis.plot(batches, reads, color="black", ls=":", label="control read twice an evaluation")
+        axis.set(xscale="log", yscale="log", title=f"d, h, steps = {size}", xlabel="batch", xticks=batches)
+        axis.set_xticks(batches, [str(batch) for batch in batches])
+        axis.minorticks_off()
+    axes[0][0].set_ylabel("forward + backward, ms")
+    axes[0][-1].legend(fontsize=6)
+    write_atomically(path, lambda partial: figure.savefig(partial, dpi=130, format="png"))
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, write and draw; or do one job of a child process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the smallest size only, and write nothing")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--first-step-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        print(child_memory(options.memory_of))
+    elif options.first_step_of:
+        child_first_step(options.first_step_of)
+    elif options.quick:
+        print(table(measure(SIZES[:1], BATCHES[:2])))
+    else:
+        found = measure(SIZES, BATCHES)
+        path = RESULTS / "speed.json"
+        write_json(path, found)
+        write_text(path.with_suffix(".md"), table(found))
+        draw(found, path.with_suffix(".png"))
+        print(table(found))
+
+
+if __name__ == "__main__":
+    main()
