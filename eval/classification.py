@@ -119,8 +119,8 @@ def table(cells: dict[str, Any]) -> str:
         f"Linear projection to {DIM} dimensions, model, linear read-out. {SEEDS} seeds, Adam ({RATE:g}, one cycle), "
         f"batches of {BATCH}, {STEPS['mnist']} steps ({STEPS['digits']} on digits), RK4 x {SOLVER_STEPS} in training.",
         f"All models but for projection and read-out: {PARAMETERS} parameters within 5 %. Accuracy on the test images "
-        "in %, mean and 95 % interval over the seeds; the same weights solved by dopri5 (1e-4), and by RK4 with half and "
-        "double the steps. NFE: mean evaluations of an image, per-sample dopri5 at 1e-3. Seconds of one seed, the "
+        "in %, mean and 95 % interval over the seeds; the same weights solved by dopri5 (1e-4), and by RK4 with half "
+        "and double the steps. NFE: mean evaluations of an image, per-sample dopri5 at 1e-3. Seconds of one seed, the "
         "seeds trained together on one core. Command: `python eval/classification.py`.",
         "",
         "| data | model | parameters | accuracy | dopri5 | half | double | NFE | train, s | test, s |",

@@ -38,7 +38,7 @@ class Flow(nn.Module):
         condition = torch.zeros_like(x) if self.blind else x
         counts = self.ode(x, condition, method="dopri5", rtol=tolerance, atol=tolerance).counts
         assert counts is not None
-        return counts.nfe.float().mean().item()
+        return float(counts.nfe.float().mean())
 
 
 class GammaAlone(nn.Module):

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,7 @@ def run(density: str, name: str) -> list[dict[str, float]]:
             refined = -model.log_prob(*points, steps=8 * SOLVER_STEPS).mean()
         rows.append({"nll": float(refined), "training_solver": float(coarse), "parameters": ensemble.parameters})
         if seed == 0:
-            weights = model.state_dict()
-            write_atomically(weights_of(density, name), lambda partial, weights=weights: save_file(weights, partial))
+            write_atomically(weights_of(density, name), partial(save_file, model.state_dict()))
     return rows
 
 
@@ -218,7 +218,7 @@ def draw(path: Path) -> None:
             axis.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), xticks=[], yticks=[], aspect="equal")
     for axis, title in zip(axes[0], ["points", *names, "paths, closed, weights"], strict=True):
         axis.set_title(title, fontsize=8)
-    write_atomically(path, lambda partial: figure.savefig(partial, dpi=130, format="png"))
+    write_atomically(path, lambda file: figure.savefig(file, dpi=130, format="png"))
     plt.close(figure)
 
 

@@ -6,9 +6,10 @@ plain loop in torch, and that loop under torch.compile. Beside them torchdiffeq:
 and its adjoint (rk4, same steps, the control as a parameter); torchode's dopri5 where it is installed.
 
 All contenders of a size take turns in one process, so that a busy machine slows all alike; medians are shown. Peak
-memory is that of a process of its own, less what it held before (Linux only). Bandwidth is that of summing a tensor of 1 GiB.
-Then: a closed loop that rebuilds all weights, by plain autograd and by checkpoints; and the time to the first step of
-`python -m ncode_gen.train` with an empty and with a warm compiler cache.
+memory is that of a process of its own, less what it held before (Linux only). Bandwidth is that
+of summing a tensor of 1 GiB. Then: a closed loop that rebuilds all weights, by plain autograd
+and by checkpoints; and the time to the first step of `python -m ncode_gen.train` with an empty and with a warm compiler
+cache.
 
 Writes eval/results/speed.{json,md,png}.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import os
 import subprocess
 import sys
@@ -96,7 +98,7 @@ def contenders(dim: int, hidden: int, steps: int) -> dict[str, Call]:
 
 def _torchode(field: MLPField) -> Call | None:
     try:
-        import torchode
+        torchode = importlib.import_module("torchode")
     except ImportError:
         return None
 

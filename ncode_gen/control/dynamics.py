@@ -9,7 +9,31 @@ from .controllers import Controller
 from .divergence import directional
 from .field import Field, VectorField
 
-__all__ = ["CoupledDynamics"]
+__all__ = ["ControlDynamics", "CoupledDynamics"]
+
+
+class ControlDynamics:
+    """Derivative of a control that moves by itself, without the state it steers.
+
+    Args:
+        controller: what decides theta; it does not follow the state.
+        summary: what it is shown of states, shape (n, s), which it does not look at.
+    """
+
+    def __init__(self, controller: Controller, summary: Tensor) -> None:
+        self.controller, self.summary = controller, summary
+
+    def __call__(self, t: Tensor, state: State) -> State:
+        """Return theta' at a time, scalar or (n,)."""
+        return (self.controller.rate(t, self.summary, state[0]),)
+
+    def take(self, rows: Tensor) -> ControlDynamics:
+        """Return the dynamics of some of the samples; `rows` is an index or a mask, shape (n,)."""
+        return ControlDynamics(self.controller, self.summary[rows])
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the tensors that the rates depend on."""
+        return tuple(self.controller.parameters())
 
 
 class CoupledDynamics:

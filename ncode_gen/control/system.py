@@ -24,7 +24,7 @@ from ..solvers import (
     solve,
 )
 from .controllers import Controller
-from .dynamics import CoupledDynamics
+from .dynamics import ControlDynamics, CoupledDynamics
 from .field import Field, VectorField
 from .native import shallow_field, shallow_solve
 
@@ -111,6 +111,11 @@ class Solver:
         if self.method in ADAPTIVE:
             nfe = 64
         return "checkpoint" if rebuilds and 4 * nfe * controls > REBUILT_BYTES else "backprop"
+
+
+def _exactly(solver: Solver) -> AbstractContextManager[None]:
+    """Per-sample adaptive solves promise the same bits in every batch, and so gamma has to keep that promise too."""
+    return batch_invariant() if solver.method in ADAPTIVE else nullcontext()
 
 
 class ControlledODE(nn.Module):
@@ -223,11 +228,10 @@ class ControlledODE(nn.Module):
         theta = None
         if self.controller.moves:
             # Without feedback theta moves by itself, so theta(1) is found first.
-            def drift(t: Tensor, now: State) -> State:
-                return (self.controller.rate(t, x, now[0]),)
-
-            start = self.controller.start(x if condition is None else condition)
-            theta = self._integrate(drift, (start,), back.flip(0), solver, start.numel()).state
+            with _exactly(solver):
+                start = self.controller.start(x if condition is None else condition)
+                alone = ControlDynamics(self.controller, start)
+                theta = self._integrate(alone, (start,), back.flip(0), solver, start.numel()).state
         return self._solve(x, condition, back, solver, {"log_det": log_det}, noise, theta)
 
     def velocity(self, t: float, x: Tensor, condition: Tensor, control: Tensor | None = None) -> Tensor:
@@ -286,9 +290,7 @@ class ControlledODE(nn.Module):
             if noise.numel() != points.numel():
                 raise ValueError(f"noise must have the shape of the states, {tuple(points.shape)}, got {noise.shape}")
             noise = noise.reshape(points.shape)
-        # Per-sample adaptive solves promise the same bits in every batch, so gamma has to keep that promise too.
-        exact: AbstractContextManager[None] = batch_invariant() if solver.method in ADAPTIVE else nullcontext()
-        with exact:
+        with _exactly(solver):
             controller = self.controller
             wanted = tuple(name for name, on in measures.items() if on)
             totals = tuple(points.new_zeros(n, particles) for _ in wanted)

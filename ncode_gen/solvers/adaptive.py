@@ -281,6 +281,11 @@ def _replay(
     return path
 
 
+def _differentiable(derivative: Derivative, state: State, times: Tensor) -> bool:
+    rates = derivative(times[0].expand(len(state[0])), state)
+    return any(part.requires_grad for part in (*state, *rates))
+
+
 def adaptive_solve(
     derivative: Derivative,
     state: State,
@@ -307,7 +312,7 @@ def adaptive_solve(
     """
     with batch_invariant():
         path, plan, outcomes, counts = _search(derivative, state, times, tableau, rtol, atol, max_steps)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and _differentiable(derivative, state, times):
             path = _replay(derivative, state, times, tableau, plan, recompute)
         parts = path.parts()
     nfe, accepted, rejected = (
