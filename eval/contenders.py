@@ -32,6 +32,11 @@ class Flow(nn.Module):
         state: Tensor = self.ode(x, torch.zeros_like(x) if self.blind else x, **options).state
         return state
 
+    def path(self, x: Tensor, times: Tensor) -> Tensor:
+        """Return the states at times, shape (T, n, d)."""
+        states: Tensor = self.ode(x, torch.zeros_like(x) if self.blind else x, times=times).parts[0]
+        return states
+
     @torch.no_grad()
     def evaluations(self, x: Tensor, tolerance: float = 1e-3) -> float:
         """Return the mean number of evaluations of a point, by a per-sample dopri5."""

@@ -20,17 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from contenders import Flow, GammaAlone, fitted
 from ensemble import Ensemble
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ncode_gen.figures.style import COLOURS
 from ncode_gen.files import write_atomically, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = Path("runs") / "expressivity"
-PARAMETERS, SEEDS, STEPS, BATCH, RATE, HELD_OUT = 2000, 10, 1500, 128, 1e-2, 4096
+PARAMETERS, SEEDS, BATCH, RATE, HELD_OUT = 2000, 10, 128, 1e-2, 4096
 SOLVER_STEPS = 8
 
 
@@ -42,6 +44,7 @@ class Task:
     dim: int
     draw: Callable[[int], tuple[Tensor, Tensor]]
     classes: bool = False
+    steps: int = 1500
 
 
 def mirror(dim: int, coordinates: int) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -69,7 +72,7 @@ TASKS = [
     Task("mirror 2-D", 2, mirror(2, 1)),
     Task("mirror 8-D", 8, mirror(8, 1)),
     Task("point reflection 2-D", 2, mirror(2, 2)),
-    Task("point reflection 8-D", 8, mirror(8, 8)),
+    Task("point reflection 8-D", 8, mirror(8, 8), steps=4000),
     Task("annuli 2-D", 2, annuli, classes=True),
 ]
 
@@ -127,8 +130,9 @@ def table(cells: dict[str, Any]) -> str:
     lines = [
         "# Expressivity",
         "",
-        f"{SEEDS} seeds, {STEPS} steps of Adam, batches of {BATCH}, {PARAMETERS} parameters within 5 %, RK4 x "
-        f"{SOLVER_STEPS} in training and in scoring; {HELD_OUT} held-out points.",
+        f"{SEEDS} seeds, batches of {BATCH}, {PARAMETERS} parameters within 5 %, RK4 x {SOLVER_STEPS} in training and "
+        f"in scoring; {HELD_OUT} held-out points. Steps of Adam: "
+        f"{', '.join(f'{task.name} {task.steps}' for task in TASKS)}.",
         "Mean square error of a map (lower is better), accuracy of the annuli (higher is better): median (worst seed).",
         "Passed: seeds with an error below 1e-3, or an accuracy of at least 99.5 %. NFE: mean evaluations of a point, ",
         "per-sample dopri5 at 1e-3. Command: `python eval/expressivity.py`.",
@@ -167,7 +171,7 @@ def run(task: Task, name: str) -> dict[str, dict[str, float]]:
         return tuple(part.view(SEEDS, BATCH, -1) for part in task.draw(SEEDS * BATCH))
 
     torch.manual_seed(SEEDS)
-    ensemble.train(draw, steps=STEPS, rate=RATE)
+    ensemble.train(draw, steps=task.steps, rate=RATE)
     rows = {}
     for seed in range(SEEDS):
         learner = ensemble.model(seed)
@@ -177,6 +181,35 @@ def run(task: Task, name: str) -> dict[str, dict[str, float]]:
         torch.manual_seed(1000 + seed)
         rows[f"{task.name}/{name}/{seed}"] = {"parameters": ensemble.parameters, **learner.score(task)}
     return rows
+
+
+@torch.no_grad()
+def draw(task: Task, path: Path) -> None:
+    """Draw the paths of seed 0: over time in one dimension, in the plane in two; dots are the last states."""
+    figure, axes = plt.subplots(1, len(MODELS), figsize=(14, 2.5), layout="constrained", sharey=True)
+    torch.manual_seed(0)
+    x, _ = task.draw(160)
+    if task.dim == 1:
+        x = torch.linspace(-2, 2, 17).unsqueeze(1)
+    labels = x[:, 0] > 0 if task.dim == 1 else x.norm(dim=1) > 0.75
+    times = torch.linspace(0, 1, 33)
+    for axis, name in zip(axes, MODELS, strict=True):
+        learner = Learner(task, name)
+        learner.load_state_dict(load_file(WEIGHTS / f"{task.name}-{name}.safetensors"))
+        last = learner.model(x)
+        moved = learner.model.path(x, times) if isinstance(learner.model, Flow) else torch.stack([x, last])
+        for points, label in zip(moved.unbind(1), labels, strict=True):
+            colour = COLOURS[int(label)]
+            if task.dim == 1:
+                axis.plot(times if len(moved) > 2 else [0, 1], points[:, 0], color=colour, lw=0.9)
+            else:
+                axis.plot(*points.T, color=colour, lw=0.4, alpha=0.5)
+                axis.plot(*points[-1], ".", color=colour, ms=3)
+        axis.set_title(name, fontsize=8)
+        axis.set_xlabel("t" if task.dim == 1 else "")
+    axes[0].set_ylabel("x(t)" if task.dim == 1 else "")
+    write_atomically(path, lambda partial: figure.savefig(partial, dpi=130, format="png"))
+    plt.close(figure)
 
 
 def main() -> None:
@@ -192,6 +225,8 @@ def main() -> None:
         cells.update(run(task, name))
         write_json(path, cells)
         write_text(RESULTS / "expressivity.md", table(cells))
+    for task in (TASKS[0], TASKS[-1]):
+        draw(task, RESULTS / f"expressivity-{task.name.split()[0]}.png")
     print(table(cells))
 
 
