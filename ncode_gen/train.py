@@ -51,7 +51,6 @@ def main(argv: list[str]) -> None:
     folder = options.resume or options.out or Path("runs") / recipe.name
 
     from .data import load_data
-    from .figures import draw_gallery
     from .run import STATE, WEIGHTS, resolve_device
     from .trainer import Interrupted, train
 
@@ -69,6 +68,8 @@ def main(argv: list[str]) -> None:
             f"stopped; everything up to here is kept. Go on with: python -m ncode_gen.train --resume {folder}",
             code=130,
         ) from None
+    from .figures import draw_gallery  # matplotlib takes a second, which the first step need not wait for
+
     pictures = draw_gallery(model, splits.test, folder / "gallery", title=recipe.name)
     if not options.quiet:
         print(f"trained {recipe.name}: {folder}")

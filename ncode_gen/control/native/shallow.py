@@ -7,7 +7,6 @@ torch, and so do forward mode and the transforms of `torch.func`.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -53,12 +52,13 @@ def shallow_field(bound: VectorField, state: Tensor) -> MLPField | None:
     return field if _available() else None
 
 
-def _loaded() -> bool:
+def _available() -> bool:
     return load("shallow") is not None
 
 
-# The compiler is told the answer, instead of being shown how it is found.
-_available: Callable[[], bool] = torch.compiler.assume_constant_result(_loaded)
+# What torch.compiler.assume_constant_result does, without its import of the whole compiler: under torch.compile the
+# answer is taken as it is, instead of being traced.
+vars(_available)["_dynamo_marked_constant"] = True
 
 
 def shallow_solve(
