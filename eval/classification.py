@@ -3,8 +3,8 @@
 Images are projected linearly to x(0) in 16 dimensions, mapped to x(1), and read out linearly. All models have the same
 projection and read-out and, within 5 %, the same number of parameters in between; every control is made from x(0)
 alone. The rung of the control ladder (gains and biases) was chosen on validation images of Fashion-MNIST, nothing else
-was tuned. They share batches, optimiser and steps, and have five seeds. The 10,000 test images (270 of digits) are scored
-once, at the end. A trained model is scored again with another solver and with half and double the steps.
+was tuned. They share batches, optimiser and steps, and have five seeds. The 10,000 test images (270 of digits) are
+scored once, at the end. A trained model is scored again with another solver and with half and double the steps.
 
 A finished cell is not run again. Writes eval/results/classification.{json,md,png}.
 """

@@ -14,6 +14,7 @@ A layer that sees the time has o more on every rung. Sources: Perez et al., "FiL
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -123,44 +124,44 @@ class ControlledLayer(nn.Module):
         super().__init__()
         self.inputs, self.outputs, self.rung, self.rank, self.time, self.zero = inputs, outputs, rung, rank, time, zero
         self.products = products
-        biases = 1 + time
-        if rung == "all":
-            self.size = (inputs + biases) * outputs
-        elif rung == "gains":
-            self.size = (1 + biases) * outputs
-        elif rung == "low-rank":
-            self.size = rank * (inputs + outputs) + biases * outputs
-        else:
-            self.size = 0
-            self.biases = nn.Parameter(torch.zeros(biases, outputs))
+        biases = [outputs] * (1 + time)
+        parts = {
+            "all": [inputs * outputs, *biases],
+            "gains": [outputs, *biases],
+            "low-rank": [inputs * rank, rank * outputs, *biases],
+            "shared": [],
+        }
+        self.parts: list[int] = parts[rung]
+        self.size = sum(self.parts)
+        if rung == "shared":
+            self.biases = nn.Parameter(torch.zeros(len(biases), outputs))
         if rung != "all":
             still = zero and rung != "gains"  # on the rung "gains" the gain is zero instead
             self.weight = nn.Parameter(torch.zeros(inputs, outputs) if still else self._weight(None))
 
-    def bind(self, packed: Tensor) -> Affine:
-        """View (..., size) packed weights as a layer, without a copy."""
+    def bind(self, parts: Sequence[Tensor]) -> Affine:
+        """View packed weights as a layer, without a copy.
+
+        Args:
+            parts: the weights cut into pieces of the sizes `parts`, shapes (..., size). All pieces of a field come
+                from one `split`, whose gradient is one concatenation.
+        """
         if self.rung == "all":
-            matrix = packed.unflatten(-1, (-1, self.outputs))
-            return self._affine(matrix[..., : self.inputs, :], matrix[..., self.inputs :, :])
+            weight, *biases = parts
+            return self._affine(weight.unflatten(-1, (self.inputs, self.outputs)), biases)
         if self.rung == "gains":
-            rows = packed.unflatten(-1, (-1, self.outputs))
-            return self._affine(self.weight, rows[..., 1:, :], gain=rows[..., 0, :])
+            gain, *biases = parts
+            return self._affine(self.weight, biases, gain=gain)
         if self.rung == "low-rank":
-            down, up, rows = packed.split(
-                [self.inputs * self.rank, self.rank * self.outputs, (1 + self.time) * self.outputs], -1
-            )
-            return self._affine(
-                self.weight,
-                rows.unflatten(-1, (-1, self.outputs)),
-                down=down.unflatten(-1, (self.inputs, self.rank)),
-                up=up.unflatten(-1, (self.rank, self.outputs)),
-            )
-        return self._affine(self.weight, self.biases)
+            down, up, *biases = parts
+            down = down.unflatten(-1, (self.inputs, self.rank))
+            return self._affine(self.weight, biases, down=down, up=up.unflatten(-1, (self.rank, self.outputs)))
+        return self._affine(self.weight, self.biases.unbind())
 
     def _affine(
         self,
         weight: Tensor,
-        biases: Tensor,
+        biases: Sequence[Tensor],
         gain: Tensor | None = None,
         down: Tensor | None = None,
         up: Tensor | None = None,
@@ -168,7 +169,7 @@ class ControlledLayer(nn.Module):
         if self.products == "bfloat16":
             weight = weight.to(torch.bfloat16)
             down, up = (None if factor is None else factor.to(torch.bfloat16) for factor in (down, up))
-        return Affine(weight, biases[..., 0, :], biases[..., 1, :] if self.time else None, gain, down, up)
+        return Affine(weight, biases[0], biases[1] if self.time else None, gain, down, up)
 
     def initial(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw packed weights, shape (size,): normal of variance 1 / inputs, zero biases; or the zero map."""

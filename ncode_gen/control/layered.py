@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,8 @@ class LayeredField(Field):
     def bind(self, control: Tensor) -> VectorField:
         """Return the vector field under `control`; the divergence is in closed form for at most one hidden layer."""
         whole = self._all()
-        pieces = control.split([layer.size for layer in whole], dim=-1)
-        bound = [layer.bind(piece) for layer, piece in zip(whole, pieces, strict=True)]
+        pieces = iter(control.split([part for layer in whole for part in layer.parts], dim=-1))
+        bound = [layer.bind(list(islice(pieces, len(layer.parts)))) for layer in whole]
         kind = ShallowField if len(self.layers) <= 2 else _Layered
         return kind(self, control, bound[: len(self.layers)], bound[len(self.layers) :])
 

@@ -77,10 +77,8 @@ def test_the_initial_control_is_at_rest(field):
 def test_the_control_is_viewed_and_not_copied():
     field = MLPField(3, (8,))
     control = torch.randn(2, field.control_size)
-    sizes = [layer.size for layer in field.layers]
-    for layer, piece in zip(field.layers, control.split(sizes, 1), strict=True):
-        bound = layer.bind(piece)
-        assert bound.weight.untyped_storage().data_ptr() == control.untyped_storage().data_ptr()
+    for layer in field.bind(control).layers:
+        assert layer.weight.untyped_storage().data_ptr() == control.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +131,8 @@ def test_the_divergence_on_feature_maps_is_the_trace_of_the_jacobian(field, shar
 def test_a_convolutional_field_is_that_of_the_library():
     field = ConvField(2, (4,), time=False)
     control = torch.randn(field.control_size)
-    first, second = (layer.bind(piece) for layer, piece in zip(field.layers, control.split([76, 74]), strict=True))
+    pieces = zip(field.layers, control.split([76, 74]), strict=True)
+    first, second = (layer.bind(piece.split(layer.parts, -1)) for layer, piece in pieces)
     x = torch.randn(5, 2, 6, 7)
     kernel = first.weight.t().reshape(4, 2, 3, 3), second.weight.t().reshape(2, 4, 3, 3)
     hidden = torch.tanh(torch.nn.functional.conv2d(x, kernel[0], first.bias, padding=1))

@@ -111,7 +111,8 @@ def test_gain_feedback_is_a_closed_loop_through_the_weights():
     torch.manual_seed(0)
     closed, plain = MLPField(3, (8,), feedback=True), MLPField(3, (8,))
     control = torch.randn(4, closed.control_size, dtype=DOUBLE)
-    mlp, gain = control[:, : plain.control_size], closed.gains[0].bind(control[:, plain.control_size :])
+    mlp = control[:, : plain.control_size]
+    gain = closed.gains[0].bind(control[:, plain.control_size :].split(closed.gains[0].parts, -1))
 
     def gamma(c, x, t):
         factor = 1 + torch.tanh(gain(t, x.unsqueeze(1)).squeeze(1))
