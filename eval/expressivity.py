@@ -73,7 +73,7 @@ TASKS = [
     Task("mirror 2-D", 2, mirror(2, 1)),
     Task("mirror 8-D", 8, mirror(8, 1)),
     Task("point reflection 2-D", 2, mirror(2, 2)),
-    Task("point reflection 8-D", 8, mirror(8, 8), steps=4000, rate=3e-3),
+    Task("point reflection 8-D", 8, mirror(8, 8), steps=4000),
     Task("annuli 2-D", 2, annuli, classes=True, steps=3000, rate=3e-3),
 ]
 
