@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from summary import summaries
+
 from ncode_gen.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +84,7 @@ def main() -> None:
         f"{cost['ratio_quartiles'][1]:.2f} "
         f"(`python eval/epoch_cost.py {cost['data']} {' '.join(names)}`)."
     )
+    parts += summaries(results)
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(START)
