@@ -159,8 +159,8 @@ def table(cells: dict[str, Any]) -> str:
         "",
         f"Exact negative log-likelihood in nats (lower is better) of {HELD_OUT} held-out points, RK4 x "
         f"{8 * SOLVER_STEPS}: mean and 95 % interval over {SEEDS} seeds; in brackets with the {SOLVER_STEPS} steps of",
-        f"training. {PARAMETERS} parameters within 5 %, {STEPS} steps of Adam, batches of {BATCH}, random time grids. The "
-        "best mean of each kind is in bold.",
+        f"training. {PARAMETERS} parameters within 5 %, {STEPS} steps of Adam, batches of {BATCH}, random time grids. "
+        "The best mean of each kind is in bold.",
         "The label is the moon, ring, column or arm; with it the numbers are conditional, and a kind of their own.",
         "Command: `python eval/density.py`.",
         "",

@@ -41,6 +41,8 @@ _WORDS = {
 class SampleCounts:
     """What each sample of a per-sample adaptive solve took, int64 tensors of shape (n,).
 
+    Where gradients are asked for, the accepted steps are taken once more under autograd; that is not counted.
+
     Attributes:
         nfe: evaluations of the derivative.
         accepted: steps taken.
