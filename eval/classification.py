@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from contenders import Flow, GammaAlone, ResidualNet, fitted
 from ensemble import Ensemble
-from scipy import stats
+from intervals import interval
 from torch import Tensor, nn
 
 from ncode_gen.data import TensorImages, load_data
@@ -105,12 +104,6 @@ def run(data: dict[str, tuple[Tensor, Tensor]], name: str, steps: int) -> list[d
     return rows
 
 
-def interval(rows: list[dict[str, float]], key: str = "accuracy") -> tuple[float, float]:
-    """Return the mean over the seeds and the half-width of its 95 % interval (Student's t)."""
-    values = np.array([row[key] for row in rows])
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-
-
 def table(cells: dict[str, Any]) -> str:
     """Return the cells as Markdown."""
     lines = [
@@ -131,7 +124,7 @@ def table(cells: dict[str, Any]) -> str:
             rows = cells.get(f"{data}/{name}")
             if rows is None:
                 continue
-            mean, half = interval(rows)
+            mean, half = interval(rows, "accuracy")
             solved = [f"{100 * interval(rows, key)[0]:.2f}" if key in rows[0] else "-" for key in SOLVES]
             nfe = f"{interval(rows, 'nfe')[0]:.0f}" if "nfe" in rows[0] else "-"
             lines.append(
@@ -147,7 +140,7 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, len(STEPS), figsize=(11, 3), layout="constrained")
     for axis, data in zip(axes, STEPS, strict=True):
         names = [name for name in MODELS if f"{data}/{name}" in cells]
-        found = [interval(cells[f"{data}/{name}"]) for name in names]
+        found = [interval(cells[f"{data}/{name}"], "accuracy") for name in names]
         colours = ["#1b6ca8" if name.startswith("N-CODE") else "#8a8a8a" for name in names]
         for i, ((mean, half), colour) in enumerate(zip(found, colours, strict=True)):
             axis.errorbar(100 * mean, i, xerr=100 * half, fmt="o", color=colour, capsize=3)

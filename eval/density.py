@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from contenders import fitted
 from ensemble import Ensemble
+from intervals import interval
 from safetensors.torch import load_file, save_file
-from scipy import stats
 from torch import Tensor, nn
 
 from ncode_gen import NCODE
@@ -146,12 +145,6 @@ def weights_of(density: str, name: str) -> Path:
     return WEIGHTS / f"{density}-{name}.safetensors"
 
 
-def interval(rows: list[dict[str, float]], key: str = "nll") -> tuple[float, float]:
-    """Return the mean over the seeds and the half-width of its 95 % interval (Student's t)."""
-    values = np.array([row[key] for row in rows])
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-
-
 def table(cells: dict[str, Any]) -> str:
     """Return the cells as Markdown, the best of each kind in bold."""
     lines = [
@@ -175,9 +168,9 @@ def table(cells: dict[str, Any]) -> str:
                 shown.append("-")
                 continue
             parameters = rows[0]["parameters"]
-            mean, half = interval(rows)
+            mean, half = interval(rows, "nll")
             rivals = [f"{density}/{other}" for other, (sees, _) in MODELS.items() if sees == labelled]
-            best = min(interval(cells[key])[0] for key in rivals if key in cells)
+            best = min(interval(cells[key], "nll")[0] for key in rivals if key in cells)
             text = f"{mean:.3f} ± {half:.3f}"
             text = f"**{text}**" if mean == best else text
             shown.append(f"{text} ({interval(rows, 'training_solver')[0]:.3f})")

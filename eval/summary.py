@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from intervals import interval
+
 __all__ = ["summaries"]
 
 Cells = dict[str, Any]
@@ -41,8 +43,6 @@ def _expressivity(cells: Cells) -> list[str]:
 
 
 def _classification(cells: Cells) -> list[str]:
-    from classification import interval
-
     sets = ("digits", "mnist", "fashion-mnist")
     lines = [
         "**Supervised learning** (`python eval/classification.py`; linear projection to 8 dimensions, model, linear "
@@ -52,13 +52,13 @@ def _classification(cells: Cells) -> list[str]:
         "|---|---:|---:|---:|",
     ]
     for model in CLASSIFIERS:
-        found = [interval(cells[f"{data}/{model}"]) for data in sets]
+        found = [interval(cells[f"{data}/{model}"], "accuracy") for data in sets]
         lines.append(f"| {model} | " + " | ".join(f"{100 * m:.2f} ± {100 * half:.2f}" for m, half in found) + " |")
     return lines
 
 
 def _density(cells: Cells) -> list[str]:
-    from density import DENSITIES, MODELS, interval
+    from density import DENSITIES, MODELS
 
     lines = [
         "**Densities in the plane** (`python eval/density.py`; 2,000 parameters each, three seeds): exact negative "
@@ -68,7 +68,7 @@ def _density(cells: Cells) -> list[str]:
         "|---|---|" + "---:|" * len(DENSITIES),
     ]
     for model, (labelled, _) in MODELS.items():
-        found = [interval(cells[f"{density}/{model}"]) for density in DENSITIES]
+        found = [interval(cells[f"{density}/{model}"], "nll") for density in DENSITIES]
         shown = " | ".join(f"{m:.3f} ± {half:.3f}" for m, half in found)
         lines.append(f"| {model} | {'yes' if labelled else 'no'} | {shown} |")
     return lines
