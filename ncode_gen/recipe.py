@@ -27,6 +27,8 @@ __all__ = [
     "TrainingRecipe",
 ]
 
+FIXED_METHODS = ("euler", "midpoint", "heun", "rk4")
+
 
 @dataclass(frozen=True)
 class DataRecipe:
@@ -276,12 +278,21 @@ class Recipe:
                 f'{source}: objective.kind = "autoencoder" leaves the latents without a fixed distribution; '
                 'set prior.kind = "mixture"'
             )
-        if self.flow.grid == "random" and self.flow.method not in ("euler", "midpoint", "heun", "rk4"):
+        if self.flow.grid == "random" and self.flow.method not in FIXED_METHODS:
             raise UserError(f'{source}: flow.grid = "random" needs flow.method euler, midpoint, heun or rk4')
         if self.flow.dynamics and self.flow.loop != "open":
             raise UserError(f'{source}: flow.dynamics belongs to flow.loop = "open", got "{self.flow.loop}"')
         if not 0 < self.flow.tolerance < 1:
             raise UserError(f"{source}: flow.tolerance must be above 0 and below 1, got {self.flow.tolerance}")
+        usual = FlowRecipe()
+        for key, idle, needed in (
+            ("feedback", self.flow.loop != "closed", 'flow.loop = "closed"'),
+            ("rank", self.flow.control != "low-rank", 'flow.control = "low-rank"'),
+            ("tolerance", self.flow.method in FIXED_METHODS, "an adaptive flow.method"),
+        ):
+            value = getattr(self.flow, key)
+            if idle and value != getattr(usual, key):
+                raise UserError(f"{source}: flow.{key} = {value!r} has an effect only with {needed}; leave it out")
 
 
 def _from_mapping(cls: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:
