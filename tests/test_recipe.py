@@ -77,10 +77,7 @@ WRONG = {
     "share above one": ("[data]\nvalidation = 1.5", r"data\.validation must be at least 0 and below 1"),
     "not a number": ("[training]\nrate = nan", r"training\.rate must be above 0"),
     "no density": ('[flow]\nloop = "closed"\nfeedback = "dynamic"', "has no density"),
-    "idle feedback": (
-        '[flow]\nloop = "open"\nfeedback = "weights"',
-        r"flow\.feedback = 'weights' has an effect only with",
-    ),
+    "idle feedback": ('[flow]\nloop = "open"\nfeedback = "weights"', r"flow\.feedback = 'weights' has an effect only"),
     "idle rank": ("[flow]\nrank = 2", r"flow\.rank = 2 has an effect only with"),
     "idle tolerance": ("[flow]\ntolerance = 1e-6", r"flow\.tolerance = 1e-06 has an effect only with"),
     "no prior": ('[objective]\nkind = "autoencoder"\n[prior]\nkind = "normal"', 'prior.kind = "mixture"'),
