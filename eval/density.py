@@ -5,8 +5,7 @@ and the log-density follows from its divergence. Without a label: static flows o
 closed algebraic loops through gains and through all weights. With the label (moon, ring, column, arm) as condition:
 open loops whose control is gains and biases, or all weights, and a closed loop. All have 2,000 parameters within 5 %,
 the same points, optimiser and steps, and three seeds. Training draws its time grids at random: on a fixed grid flows
-learn to exploit the solver's error (rings: 0.02 nats there, 13.6 refined). Scores come from held-out points and a
-refined solver.
+learn to exploit the solver's error. Scores come from held-out points and a refined solver.
 
 A finished cell is not run again. Writes eval/results/density.{json,md} and density.png; weights go to runs/density.
 """
@@ -106,7 +105,7 @@ class Density(nn.Module):
         """Return log p(x) or log p(x | label) in nats, shape (n,), for points (n, 2) and labels (n,)."""
         condition = nn.functional.one_hot(label, LABELS).to(x.dtype) * float(self.labelled)
         solution = self.flow(x, condition, log_det=True, **options)
-        found: Tensor = -0.5 * solution.state.square().sum(1) - math.log(2 * math.pi) + solution.log_det
+        found: Tensor = -0.5 * solution.state.square().sum(1) - math.log(2 * math.pi) + solution.log_det[-1]
         return found
 
     def forward(self, x: Tensor, label: Tensor, grid: Tensor) -> Tensor:
@@ -138,6 +137,12 @@ def run(density: str, name: str) -> list[dict[str, float]]:
         if seed == 0:
             write_atomically(weights_of(density, name), partial(save_file, model.state_dict()))
     return rows
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the cells that are filled."""
+    cells: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return cells
 
 
 def weights_of(density: str, name: str) -> Path:
@@ -221,19 +226,21 @@ def draw(path: Path) -> None:
 
 def main() -> None:
     """Fill the table, cell by cell, and draw."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=list(MODELS), help="rows of the table, all if none is named")
+    options = parser.parse_args()
     path = RESULTS / "density.json"
-    cells: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    pairs = [(density, name) for name in MODELS for density in DENSITIES]
+    pairs = [(density, name) for name in options.models for density in DENSITIES]
     for i, (density, name) in enumerate(pairs):
-        if f"{density}/{name}" in cells and weights_of(density, name).exists():
+        if f"{density}/{name}" in read(path) and weights_of(density, name).exists():
             continue
         print(f"{i + 1} of {len(pairs)}: {density}, {name}", flush=True)
-        cells[f"{density}/{name}"] = run(density, name)
+        rows = run(density, name)
+        cells = {**read(path), f"{density}/{name}": rows}  # another process may have filled other rows
         write_json(path, cells)
         write_text(path.with_suffix(".md"), table(cells))
     draw(path.with_suffix(".png"))
-    print(table(cells))
+    print(table(read(path)))
 
 
 if __name__ == "__main__":
