@@ -187,7 +187,7 @@ def run(task: Task, name: str) -> dict[str, dict[str, float]]:
 @torch.no_grad()
 def draw(task: Task, path: Path) -> None:
     """Draw the paths of seed 0: over time in one dimension, in the plane in two; dots are the last states."""
-    figure, axes = plt.subplots(1, len(MODELS), figsize=(14, 2.5), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(MODELS), figsize=(14, 2.5), layout="constrained", sharey=task.dim == 1)
     torch.manual_seed(0)
     x, _ = task.draw(160)
     if task.dim == 1:
@@ -207,7 +207,14 @@ def draw(task: Task, path: Path) -> None:
                 axis.plot(*points.T, color=colour, lw=0.4, alpha=0.5)
                 axis.plot(*points[-1], ".", color=colour, ms=3)
         axis.set_title(name, fontsize=8)
-        axis.set_xlabel("t" if task.dim == 1 else "")
+        if task.dim == 1:
+            axis.set_xlabel("t")
+        else:  # the classes are driven far apart; inside of the ring the scale is linear
+            axis.set_xscale("symlog", linthresh=1.5)
+            axis.set_yscale("symlog", linthresh=1.5)
+            axis.set(xlim=(-150, 150), ylim=(-150, 150), xticks=[-100, -1, 1, 100], yticks=[-100, -1, 1, 100])
+            axis.minorticks_off()
+            axis.plot(*x.T, ".", color="#bbbbbb", ms=1.5, zorder=0)
     axes[0].set_ylabel("x(t)" if task.dim == 1 else "")
     write_atomically(path, lambda partial: figure.savefig(partial, dpi=130, format="png"))
     plt.close(figure)
