@@ -231,7 +231,7 @@ def first_steps(recipe: str) -> dict[str, float]:
     found = {}
     path = Path(__file__).parent.parent / "models" / f"{recipe}.toml"
     with tempfile.TemporaryDirectory() as scratch:
-        # torchode needs another typeguard than tyro, so it can only be lent by PYTHONPATH, which is not for the program.
+        # torchode needs another typeguard than tyro; if PYTHONPATH lends it, the program must not see it.
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         places = {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/torch", "XDG_CACHE_HOME": f"{scratch}/ncode"}
         for which in ("empty", "warm", "warm, again"):
