@@ -5,7 +5,8 @@ The problem: the field d -> h -> d (tanh) with all weights each sample's own, as
 plain loop in torch, and that loop under torch.compile. Beside them torchdiffeq: rk4 with the same steps, dopri5 (1e-4),
 and its adjoint (rk4, same steps, the control as a parameter); torchode's dopri5 where it is installed.
 
-All contenders of a size take turns in one process, so that a busy machine slows all alike; medians are shown. Peak
+All contenders of a size take turns in one process, in blocks of 30 ms or one call, so that a busy machine slows all
+alike; medians are shown. Peak
 memory is that of a process of its own, less what it held before (Linux only). Bandwidth is that
 of summing a tensor of 1 GiB. Then: a closed loop that rebuilds all weights, by plain autograd
 and by checkpoints; and the time to the first step of `python -m ncode_gen.train` with an empty and with a warm compiler
@@ -138,17 +139,23 @@ def timed(
 ) -> dict[str, float]:
     """Return the median milliseconds of each contender, all taking turns."""
     spent: dict[str, list[float]] = {name: [] for name in calls}
+    sizes = {}
     for name, call in calls.items():
         work(call, *given)
         start = time.perf_counter()
         work(call, *given)
-        spent[name].append(time.perf_counter() - start)
-    slowest = max(taken[0] for taken in spent.values())
-    for _ in range(max(3, min(15, int(8 / slowest)))):
+        taken = time.perf_counter() - start
+        sizes[name] = max(
+            1, min(10, int(0.03 / taken))
+        )  # calls of a block: short ones follow each other, as in training
+        spent[name].append(taken)
+    whole = sum(size * spent[name][0] for name, size in sizes.items())
+    for _ in range(max(3, min(15, int(6 / whole)))):
         for name, call in calls.items():
-            start = time.perf_counter()
-            work(call, *given)
-            spent[name].append(time.perf_counter() - start)
+            for _ in range(sizes[name]):
+                start = time.perf_counter()
+                work(call, *given)
+                spent[name].append(time.perf_counter() - start)
     return {name: 1e3 * sorted(taken[1:])[(len(taken) - 1) // 2] for name, taken in spent.items()}
 
 

@@ -114,14 +114,16 @@ template <int W> struct Simd {
     }
 };
 
-// out = bias + matrix' x for a matrix of `rows` rows of `stride` floats; columns are N vectors from `matrix` on.
-template <int W, int N> void columns(const float* matrix, int rows, int stride, const float* x, float* out) {
+// out (+)= matrix' x for a matrix of `rows` rows of `stride` floats; columns are N vectors from `matrix` on.
+template <int W, int N, bool ADD> void columns(const float* matrix, int rows, int stride, const float* x, float* out) {
     using S = Simd<W>;
     using vec = typename S::vec;
     // A chain of sums waits for its last term: few columns are summed in several chains.
     constexpr int CHAINS = N >= 4 ? 1 : 4 / N;
     vec sums[CHAINS][N] = {};
-    UNROLL for (int j = 0; j < N; j++) sums[0][j] = S::load(out + j * W);
+    if (ADD) {
+        UNROLL for (int j = 0; j < N; j++) sums[0][j] = S::load(out + j * W);
+    }
     int i = 0;
     for (; i + CHAINS <= rows; i += CHAINS) {
         UNROLL for (int c = 0; c < CHAINS; c++) {
@@ -138,13 +140,13 @@ template <int W, int N> void columns(const float* matrix, int rows, int stride, 
     UNROLL for (int j = 0; j < N; j++) S::store(out + j * W, sums[0][j]);
 }
 
-// out += matrix' x, with `width` columns, a multiple of W.
-template <int W> void add_product(const float* matrix, int rows, int width, const float* x, float* out) {
+// out (+)= matrix' x, with `width` columns, a multiple of W.
+template <int W, bool ADD> void product(const float* matrix, int rows, int width, const float* x, float* out) {
     int j = 0;
-    for (; j + 8 * W <= width; j += 8 * W) columns<W, 8>(matrix + j, rows, width, x, out + j);
-    for (; j + 4 * W <= width; j += 4 * W) columns<W, 4>(matrix + j, rows, width, x, out + j);
-    for (; j + 2 * W <= width; j += 2 * W) columns<W, 2>(matrix + j, rows, width, x, out + j);
-    for (; j < width; j += W) columns<W, 1>(matrix + j, rows, width, x, out + j);
+    for (; j + 8 * W <= width; j += 8 * W) columns<W, 8, ADD>(matrix + j, rows, width, x, out + j);
+    for (; j + 4 * W <= width; j += 4 * W) columns<W, 4, ADD>(matrix + j, rows, width, x, out + j);
+    for (; j + 2 * W <= width; j += 2 * W) columns<W, 2, ADD>(matrix + j, rows, width, x, out + j);
+    for (; j < width; j += W) columns<W, 1, ADD>(matrix + j, rows, width, x, out + j);
 }
 
 // M rows and N vectors of columns of out (+)= left' right; both have `count` rows.
@@ -336,7 +338,7 @@ template <int W> struct Worker {
             auto bias = S::load(w.b1 + j);
             S::store(u + j, w.s ? bias + t * S::load(w.s + j) : bias);
         }
-        add_product<W>(w.w1, d, hp, x, u);
+        product<W, true>(w.w1, d, hp, x, u);
         typename S::vec trace = {};
         for (int j = 0; j < hp; j += W) {
             auto k = S::kept(p.activation, S::load(u + j));
@@ -345,7 +347,7 @@ template <int W> struct Worker {
             S::store(u + j, S::value(p.activation, k));
         }
         std::memcpy(rate, w.b2, dp * sizeof(float));
-        add_product<W>(w.w2, h, dp, u, rate);
+        product<W, true>(w.w2, h, dp, u, rate);
         float sum = 0.0f;
         if (p.log_dets)
             for (int k = 0; k < W; k++) sum += trace[k];
@@ -444,8 +446,7 @@ template <int W> struct Worker {
                     const int e = i * p.stages + s;
                     const float* kept_units = p.units + (at * evaluations + e) * hp;
                     float* ug = &unit_grads[(size_t)e * hp];
-                    std::fill(ug, ug + hp, 0.0f);
-                    add_product<W>(w2t.data(), d, hp, r + (size_t)s * dp, ug);
+                    product<W, false>(w2t.data(), d, hp, r + (size_t)s * dp, ug);
                     const float push = density ? step * p.b[s] * log_det : 0.0f;
                     for (int j = 0; j < hp; j += W) {
                         auto unit_kept = S::load(kept_units + j);
@@ -458,8 +459,7 @@ template <int W> struct Worker {
                         S::store(ug + j, pulled);
                     }
                     float* xg = point.data();
-                    std::fill(xg, xg + dp, 0.0f);
-                    add_product<W>(w1t.data(), h, dp, ug, xg);
+                    product<W, false>(w1t.data(), h, dp, ug, xg);
                     for (int j = 0; j < dp; j += W) S::store(g + j, S::load(g + j) + S::load(xg + j));
                     for (int q = 0; q < s; q++) {
                         const float share = step * p.a[s * p.stages + q];

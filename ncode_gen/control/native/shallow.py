@@ -7,7 +7,8 @@ torch, and so do forward mode and the transforms of `torch.func`.
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -79,10 +80,11 @@ def shallow_solve(
         States, shape (T, n, K, d), and, if asked for, log-determinants, shape (T, n, K).
     """
     save = torch.is_grad_enabled() and (control.requires_grad or state.requires_grad)
-    time = field.layers[0].time
-    states, log_dets, _, _ = _solve(
-        control.contiguous(), state.contiguous(), nodes, kept, method, field.hidden[0], bool(time), field.activation,
-        log_det, save,
+    # Outside of the compiler the operator's own dispatch would cost more than a small solve.
+    run = _solve if torch.compiler.is_compiling() else _Eager.apply if save else _forward
+    states, log_dets, _, _ = run(
+        control.contiguous(), state.contiguous(), nodes, kept, method, field.hidden[0], bool(field.layers[0].time),
+        field.activation, log_det, save,
     )  # fmt: skip
     return (states, log_dets) if log_det else (states,)
 
@@ -110,15 +112,13 @@ def _call(
     hidden, time, activation = shape
     samples, points, dim = state.shape
     a, b, c = _tableau(method)
-    places = torch.tensor(kept, dtype=torch.int32)
-    given = {"a": a, "b": b, "c": c, "nodes": nodes, "kept_nodes": places, "control": control, "state": state}
-    pointers = {
-        key: tensor.data_ptr() for key, tensor in {**given, **buffers}.items() if tensor is not None and tensor.numel()
-    }
+    places = (ctypes.c_int32 * len(kept))(*kept)
+    given = {"a": a, "b": b, "c": c, "nodes": nodes, "control": control, "state": state, **buffers}
+    pointers = {key: tensor.data_ptr() or None for key, tensor in given.items() if tensor is not None}
     problem = _Problem(
         samples=samples, points=points, dim=dim, hidden=hidden, sees_time=time,
         activation=ACTIVATIONS.index(activation), steps=len(nodes) - 1, stages=len(b), kept=len(kept),
-        threads=torch.get_num_threads(), **pointers,
+        threads=torch.get_num_threads(), kept_nodes=ctypes.addressof(places), **pointers,
     )  # fmt: skip
     library = load("shallow")
     assert library is not None
@@ -153,8 +153,7 @@ def _outputs(
     )
 
 
-@torch.library.custom_op("ncode_gen::shallow_solve", mutates_args=())
-def _solve(
+def _forward(
     control: Tensor,
     state: Tensor,
     nodes: Tensor,
@@ -175,6 +174,9 @@ def _solve(
     return states, log_dets, inputs, units
 
 
+_solve = torch.library.custom_op("ncode_gen::shallow_solve", _forward, mutates_args=())
+
+
 @_solve.register_fake
 def _(
     control: Tensor,
@@ -191,8 +193,7 @@ def _(
     return _outputs(state, nodes, kept, method, hidden, log_det, save)
 
 
-@torch.library.custom_op("ncode_gen::shallow_solve_backward", mutates_args=())
-def _solve_backward(
+def _backward(
     grad_states: Tensor,
     grad_log_dets: Tensor,
     control: Tensor,
@@ -216,6 +217,9 @@ def _solve_backward(
         grad_control=grad_control, grad_state=grad_state,
     )  # fmt: skip
     return grad_control, grad_state
+
+
+_solve_backward = torch.library.custom_op("ncode_gen::shallow_solve_backward", _backward, mutates_args=())
 
 
 @_solve_backward.register_fake
@@ -242,7 +246,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.save_for_backward(control, state, nodes, output[2], output[3])
 
 
-def _backward(ctx: Any, grad_states: Tensor, grad_log_dets: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(
+    backward: Callable[..., tuple[Tensor, Tensor]], ctx: Any, grad_states: Tensor, grad_log_dets: Tensor, *_: Tensor
+) -> tuple[Tensor | None, ...]:
     control, state, nodes, inputs, units = ctx.saved_tensors
     kept, method, hidden, time, activation, log_det, _ = ctx.how
     if torch.is_grad_enabled():  # create_graph: what is derived again has to be plain torch
@@ -254,7 +260,7 @@ def _backward(ctx: Any, grad_states: Tensor, grad_log_dets: Tensor, *_: Tensor) 
         gradients: list[Tensor | None] = [next(found) if part.requires_grad else None for part in (control, state)]
     else:
         weights = ctx.needs_input_grad[0]
-        grad_control, grad_state = _solve_backward(
+        grad_control, grad_state = backward(
             grad_states, grad_log_dets, control, state, nodes, inputs, units, kept, method, hidden, time, activation,
             weights,
         )  # fmt: skip
@@ -262,7 +268,21 @@ def _backward(ctx: Any, grad_states: Tensor, grad_log_dets: Tensor, *_: Tensor) 
     return (*gradients, None, None, None, None, None, None, None, None)
 
 
-_solve.register_autograd(_backward, setup_context=_setup)
+_solve.register_autograd(partial(_gradients, _solve_backward), setup_context=_setup)
+
+
+class _Eager(torch.autograd.Function):
+    """The operator without its dispatch."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = _forward(*inputs)
+        _setup(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        return _gradients(_backward, ctx, *cotangents)
 
 
 def _plain(
