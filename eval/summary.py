@@ -23,7 +23,7 @@ def _expressivity(cells: Cells) -> list[str]:
         return [row[key] for row in rows if key in row]
 
     lines = [
-        "**Maps that no flow in x is** (`python eval/expressivity.py`; 2,000 parameters each, ten seeds): median mean "
+        "**Reflections and annuli** (`python eval/expressivity.py`; 2,000 parameters each, ten seeds): median mean "
         "square error on held-out points, and seeds below 1e-3; for the annuli the median accuracy of a linear "
         "read-out, seeds of at least 99.5 %, and mean evaluations of a point.",
         "",

@@ -33,7 +33,9 @@ def advance(state: State, slopes: Sequence[State], weights: Sequence[float], ste
     return tuple(moved)
 
 
-def runge_kutta_step(derivative: Derivative, t: Tensor, step: Tensor, state: State, tableau: Tableau) -> State:
+def runge_kutta_step(
+    derivative: Derivative, t: Tensor, step: Tensor, state: State, tableau: Tableau, last: Derivative | None = None
+) -> State:
     """Take one explicit Runge-Kutta step.
 
     Args:
@@ -42,13 +44,15 @@ def runge_kutta_step(derivative: Derivative, t: Tensor, step: Tensor, state: Sta
         step: signed length of the step, scalar.
         state: tuple of tensors.
         tableau: the method's coefficients.
+        last: evaluated instead of `derivative` in the last stage.
 
     Returns:
         The state at `t + step`.
     """
     slopes: list[State] = []
     for weights, c in zip(tableau.a, tableau.c, strict=True):
-        slopes.append(derivative(t + c * step, advance(state, slopes, weights, step)))
+        evaluate = last if last is not None and len(slopes) == tableau.stages - 1 else derivative
+        slopes.append(evaluate(t + c * step, advance(state, slopes, weights, step)))
     return advance(state, slopes, tableau.b, step)
 
 
@@ -68,7 +72,9 @@ def recomputed(derivative: Derivative) -> Derivative:
     return again
 
 
-def fixed_steps(derivative: Derivative, state: State, grid: Tensor, tableau: Tableau) -> Iterator[State]:
+def fixed_steps(
+    derivative: Derivative, state: State, grid: Tensor, tableau: Tableau, *, recompute: bool = False
+) -> Iterator[State]:
     """Yield the state at each node of `grid`, the initial one first.
 
     Args:
@@ -76,8 +82,12 @@ def fixed_steps(derivative: Derivative, state: State, grid: Tensor, tableau: Tab
         state: initial state, a tuple of tensors.
         grid: times of the nodes, shape (steps + 1,), increasing or decreasing.
         tableau: the method's coefficients.
+        recompute: whether the backward pass makes each evaluation again. It starts with the last one, which therefore
+            is kept: it costs no memory at the peak.
     """
     yield state
+    again = recomputed(derivative) if recompute else derivative
     for i in range(grid.shape[0] - 1):
-        state = runge_kutta_step(derivative, grid[i], grid[i + 1] - grid[i], state, tableau)
+        last = derivative if i == grid.shape[0] - 2 else None
+        state = runge_kutta_step(again, grid[i], grid[i + 1] - grid[i], state, tableau, last)
         yield state

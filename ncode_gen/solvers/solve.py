@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .adaptive import adaptive_solve
-from .fixed import Derivative, State, fixed_steps, recomputed
+from .fixed import Derivative, State, fixed_steps
 from .solution import Solution
 from .tableaus import ADAPTIVE, FIXED
 
@@ -180,7 +180,7 @@ def solve(
         grid, kept = nodes_of(times, steps)
     else:
         kept = [0, grid.shape[0] - 1]
-    path = list(fixed_steps(recomputed(derivative) if recompute else derivative, state, grid, FIXED[method]))
+    path = list(fixed_steps(derivative, state, grid, FIXED[method], recompute=recompute))
     parts = tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(state)))
     taken = grid.shape[0] - 1
     return Solution(times, parts, nfe=evaluations(method, taken), accepted=taken, rejected=0)
