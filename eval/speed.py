@@ -6,11 +6,9 @@ plain loop in torch, and that loop under torch.compile. Beside them torchdiffeq:
 and its adjoint (rk4, same steps, the control as a parameter); torchode's dopri5 where it is installed.
 
 All contenders of a size take turns in one process, in blocks of 30 ms or one call, so that a busy machine slows all
-alike; medians are shown. Peak
-memory is that of a process of its own, less what it held before (Linux only). Bandwidth is that
-of summing a tensor of 1 GiB. Then: a closed loop that rebuilds all weights, by plain autograd
-and by checkpoints; and the time to the first step of `python -m ncode_gen.train` with an empty and with a warm compiler
-cache.
+alike; medians are shown. Peak memory is that of a process of its own, less what it held before (Linux only). Bandwidth
+is that of summing a tensor of 1 GiB. Then: a closed loop that rebuilds all weights, by plain autograd and by
+checkpoints; and the time to the first step of `python -m ncode_gen.train` with an empty and with a warm compiler cache.
 
 Writes eval/results/speed.{json,md,png}.
 """
@@ -359,7 +357,7 @@ def table(found: dict[str, Any]) -> str:
 def draw(found: dict[str, Any], path: Path) -> None:
     """Draw time over the batch, one panel a size."""
     sizes = list(dict.fromkeys(row["size"] for row in found["rows"]))
-    figure, axes = plt.subplots(1, len(sizes), figsize=(11.5, 3.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(sizes), figsize=(13, 3.2), layout="constrained", squeeze=False)
     for axis, size in zip(axes[0], sizes, strict=True):
         rows = [row for row in found["rows"] if row["size"] == size]
         batches = [row["batch"] for row in rows]
@@ -372,7 +370,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axis.set_xticks(batches, [str(batch) for batch in batches])
         axis.minorticks_off()
     axes[0][0].set_ylabel("forward + backward, ms")
-    axes[0][-1].legend(fontsize=6)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     write_atomically(path, lambda partial: figure.savefig(partial, dpi=130, format="png"))
     plt.close(figure)
 
