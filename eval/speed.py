@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import json
 import os
 import subprocess
@@ -31,95 +30,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import torchdiffeq
+from solves import Call, closed, contenders, problem
 from torch import Tensor
 
-from ncode_gen import NCODE
-from ncode_gen.control import ControlledODE, MLPField, OpenController, Solver
 from ncode_gen.figures.style import COLOURS
 from ncode_gen.files import write_atomically, write_json, write_text
-from ncode_gen.solvers import solve
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((16, 16, 8), (32, 64, 8), (64, 128, 8), (128, 256, 4))
 BATCHES = (64, 256, 1024)
 SHOWN = ("ncode_gen", "plain loop", "compiled loop", "torchdiffeq rk4", "torchdiffeq dopri5", "odeint_adjoint rk4")
 CHECKPOINTED = (128, 256, 4)
-Call = Callable[[Tensor, Tensor], Tensor]
-
-
-def contenders(dim: int, hidden: int, steps: int) -> dict[str, Call]:
-    """Return functions from a control (n, P) and states (n, d) to the states at time 1."""
-    field = MLPField(dim, (hidden,), time=False)
-    whole = ControlledODE(field, OpenController(lambda control: control), solver=Solver("rk4", steps))
-    times = torch.tensor([0.0, 1.0])
-
-    def loop(control: Tensor, x: Tensor) -> Tensor:
-        bound = field.bind(control)
-        state = (x.unsqueeze(1),)
-        return solve(lambda t, now: (bound.velocity(t, now[0]),), state, times, steps=steps).state.squeeze(1)
-
-    class Right(torch.nn.Module):
-        """The right-hand side as torchdiffeq's users write it: the control is an attribute."""
-
-        def __init__(self, control: Tensor) -> None:
-            super().__init__()
-            self.control = torch.nn.Parameter(control) if isinstance(control, torch.nn.Parameter) else control
-            self.bound = field.bind(control)
-
-        def forward(self, t: Tensor, x: Tensor) -> Tensor:
-            return self.bound.velocity(t, x.unsqueeze(1)).squeeze(1)
-
-    def library(method: str, **options: Any) -> Call:
-        def run(control: Tensor, x: Tensor) -> Tensor:
-            found: Tensor = torchdiffeq.odeint(Right(control), x, times, method=method, **options)[-1]
-            return found
-
-        return run
-
-    def adjoint(control: Tensor, x: Tensor) -> Tensor:
-        found: Tensor = torchdiffeq.odeint_adjoint(
-            Right(control), x, times, method="rk4", options={"step_size": 1 / steps}, adjoint_params=(control,)
-        )[-1]
-        return found
-
-    compiled: Call = torch.compile(loop, fullgraph=True, dynamic=False)
-    found: dict[str, Call] = {
-        "ncode_gen": lambda control, x: whole(x, control).state,
-        "plain loop": loop,
-        "compiled loop": compiled,
-        "torchdiffeq rk4": library("rk4", options={"step_size": 1 / steps}),
-        "torchdiffeq dopri5": library("dopri5", rtol=1e-4, atol=1e-4),
-        "odeint_adjoint rk4": adjoint,
-    }
-    if (others := _torchode(field)) is not None:
-        found["torchode dopri5"] = others
-    return found
-
-
-def _torchode(field: MLPField) -> Call | None:
-    try:
-        torchode = importlib.import_module("torchode")
-    except ImportError:
-        return None
-
-    def run(control: Tensor, x: Tensor) -> Tensor:
-        bound = field.bind(control)
-        term = torchode.ODETerm(lambda t, now: bound.velocity(t, now.unsqueeze(1)).squeeze(1))
-        controller = torchode.IntegralController(atol=1e-4, rtol=1e-4, term=term)
-        solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), controller)
-        times = torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
-        found: Tensor = solver.solve(torchode.InitialValueProblem(y0=x, t_eval=times)).ys[:, -1]
-        return found
-
-    return run
-
-
-def problem(dim: int, hidden: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a random control, states and a cotangent."""
-    torch.manual_seed(0)
-    size = MLPField(dim, (hidden,), time=False).control_size
-    control = (torch.randn(batch, size) / dim**0.5).requires_grad_()
-    return control, torch.randn(batch, dim, requires_grad=True), torch.randn(batch, dim)
 
 
 def forward(call: Call, control: Tensor, x: Tensor, _: Tensor) -> None:
@@ -190,19 +111,6 @@ def child_memory(job: str) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     both(call, *given)
     return (held_kib("VmHWM") - before) / 1024
-
-
-def closed(gradient: Any, dim: int, hidden: int, steps: int, batch: int) -> tuple[Call, tuple[Tensor, Tensor, Tensor]]:
-    """Return a closed loop that rebuilds all weights at every evaluation, and what it is given."""
-    torch.manual_seed(0)
-    flow = NCODE(dim, (hidden,), "closed", feedback="weights", gamma=(32,), condition=dim, steps=steps)
-
-    def call(condition: Tensor, x: Tensor) -> Tensor:
-        found: Tensor = flow(x, condition, gradient=gradient).state
-        return found
-
-    return call, (torch.randn(batch, dim, requires_grad=True), torch.randn(batch, dim, requires_grad=True),
-                  torch.randn(batch, dim))  # fmt: skip
 
 
 def in_child(job: str) -> float:

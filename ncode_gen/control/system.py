@@ -327,7 +327,8 @@ class ControlledODE(nn.Module):
         """Solve by compiled code where it knows the field and all that is wanted; else return None."""
         if solver.method not in FIXED or solver.gradient not in ("auto", "backprop") or noise is not None:
             return None
-        if "energy" in wanted or times.requires_grad or times.shape[0] < 2:
+        given = times if solver.grid is None else solver.grid
+        if "energy" in wanted or given.requires_grad or given.dim() != 1 or given.shape[0] < 2:
             return None
         field = shallow_field(steered, points)
         if field is None:
@@ -337,7 +338,6 @@ class ControlledODE(nn.Module):
         else:
             nodes, kept = solver.grid, [0, solver.grid.shape[0] - 1]
             times = torch.stack([nodes[0], nodes[-1]])
-        nodes = nodes.to(points.dtype)
         parts = shallow_solve(field, steered.control, points, nodes, kept, solver.method, log_det="log_det" in wanted)
         taken = nodes.shape[0] - 1
         return Solution(times, parts, nfe=evaluations(solver.method, taken), accepted=taken, rejected=0)

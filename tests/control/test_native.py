@@ -1,5 +1,8 @@
 """Compiled solves against the same solves in plain torch, in float64."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,6 +92,34 @@ def test_a_sample_is_the_same_in_every_batch() -> None:
     part = shallow_solve(field, control[rows], state[rows], nodes, [4], "rk4", log_det=True)
     for got, wanted in zip(part, whole, strict=True):
         assert torch.equal(got, wanted[:, rows])
+
+
+def test_the_compiler_takes_the_operator_with_its_gradients() -> None:
+    flow, x, condition = _flow()
+
+    def measures(run: Callable[..., Any]) -> list[Tensor]:
+        solution = run(x, condition, log_det=True)
+        value = solution.state.square().sum() + solution.log_det[-1].sum()
+        return [value.detach(), *torch.autograd.grad(value, list(flow.parameters()))]
+
+    compiled = torch.compile(flow, fullgraph=True, backend="aot_eager")
+    for got, wanted in zip(measures(compiled), measures(flow), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_times_that_want_a_gradient_get_it() -> None:
+    flow, x, condition = _flow()
+    for name in ("grid", "times"):
+        given = torch.linspace(0, 1, 3 if name == "grid" else 2).requires_grad_()
+        (gradient,) = torch.autograd.grad(flow(x, condition, **{name: given}).state.sum(), given)
+        assert gradient.abs().sum() > 0
+
+
+def test_no_samples_and_strided_grids() -> None:
+    flow, x, condition = _flow()
+    assert flow(x[:0], condition[:0]).state.shape == (0, 3)
+    grid = torch.linspace(0, 1, 9)
+    torch.testing.assert_close(flow(x, condition, grid=grid[::2]).state, flow(x, condition, steps=4).state)
 
 
 def test_numbers_that_went_wrong_are_kept() -> None:

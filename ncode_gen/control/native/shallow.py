@@ -44,8 +44,10 @@ def shallow_field(bound: VectorField, state: Tensor) -> MLPField | None:
     control = bound.control
     if field.control != "all" or len(field.gains) or control.shape[0] != state.shape[0]:
         return None
-    plain = control.dim() == 2 and control.device.type == "cpu" and control.dtype == state.dtype == torch.float32
-    if not plain or field.layers[0].products != "float32" or torch.is_autocast_enabled("cpu"):
+    plain = control.dim() == 2 and control.dtype == state.dtype == torch.float32
+    if not plain or control.device.type != "cpu" or state.device.type != "cpu":
+        return None
+    if field.layers[0].products != "float32" or torch.is_autocast_enabled("cpu"):
         return None
     # The operator has no rule for these; asked through it, a forward-mode derivative would be zero in silence.
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
@@ -82,10 +84,9 @@ def shallow_solve(
     save = torch.is_grad_enabled() and (control.requires_grad or state.requires_grad)
     # Outside of the compiler the operator's own dispatch would cost more than a small solve.
     run = _solve if torch.compiler.is_compiling() else _Eager.apply if save else _forward
-    states, log_dets, _, _ = run(
-        control.contiguous(), state.contiguous(), nodes, kept, method, field.hidden[0], bool(field.layers[0].time),
-        field.activation, log_det, save,
-    )  # fmt: skip
+    given = (control.contiguous(), state.contiguous(), nodes.to(state).contiguous())
+    time = bool(field.layers[0].time)
+    states, log_dets, _, _ = run(*given, kept, method, field.hidden[0], time, field.activation, log_det, save)
     return (states, log_dets) if log_det else (states,)
 
 
@@ -129,7 +130,7 @@ def _call(
 def _saved_shape(state: Tensor, nodes: Tensor, method: str, hidden: int) -> tuple[list[int], list[int]]:
     """Return the shapes of what the backward pass needs: the inputs and the units of every evaluation."""
     samples, points, dim = state.shape
-    lanes = 16 if _lanes(dim) == 16 else 8
+    lanes = _lanes(dim)
     lead = [samples, points, (nodes.shape[0] - 1) * FIXED[method].stages]
     return [*lead, -(-dim // lanes) * lanes], [*lead, -(-hidden // lanes) * lanes]
 
