@@ -208,7 +208,7 @@ def draw(path: Path) -> None:
         models = [load(density, name) for name in names]
         for axis, model in zip(row[1:-1], models, strict=True):
             if model is not None:
-                p = model.log_prob(grid, torch.zeros(len(grid), dtype=torch.long)).exp()
+                p = model.log_prob(grid, torch.zeros(len(grid), dtype=torch.long), steps=8 * SOLVER_STEPS).exp()
                 axis.imshow(p.view(side, side).T, origin="lower", extent=(-2.8, 2.8, -2.8, 2.8), cmap="magma", vmax=0.5)
         if (model := models[names.index("N-CODE closed, weights")]) is not None:
             start = torch.randn(120, 2)
