@@ -14,48 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autoencoder import LatentModel, LearnedStart, SolverChoice, build_model
+from .autoencoder import LatentModel, LearnedStart, build_model
 from .data import Images, Splits
 from .errors import UserError
 from .files import append_json_line, write_text
+from .objective import CompiledLoss, Loss, make_loss
 from .progress import Reporter
 from .recipe import Recipe
 from .run import RECIPE, describe_environment, load_state, record_environment, save_state, save_weights
 from .solvers import FIXED, random_grid
 
-__all__ = ["Interrupted", "fit_prior", "make_loss", "make_optimiser", "make_step", "train"]
+__all__ = ["Interrupted", "fit_prior", "make_optimiser", "make_step", "train"]
 
 COMPILE_FROM = 5000
+COMPILED_AFTER = 50
 REPORT_EVERY = 20
 VALIDATION_IMAGES = 2000
 PRIOR_LATENTS = 60000
 
 Step = Callable[[Tensor, float, float, torch.Generator], Tensor]
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class Interrupted(Exception):
     """Training was stopped by the user, after its state was saved."""
-
-
-def make_loss(model: LatentModel, recipe: Recipe) -> Loss:
-    """Return the loss of a batch: (target, noise, weight of the KL term, grid) -> (loss, nats to report)."""
-    if recipe.objective.kind == "autoencoder":
-        penalty = recipe.objective.latent_penalty
-
-        def autoencoding(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-            log_likelihood, latents = model.autoencoding(target, SolverChoice(grid=grid))
-            fit = -log_likelihood.mean()
-            return fit + penalty * 0.5 * (latents * latents).sum(-1).mean(), fit.detach()
-
-        return autoencoding
-
-    def negative_elbo(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        terms = model.terms(target, noise, SolverChoice(grid=grid))
-        divergence = terms.log_posterior - terms.log_prior
-        return (beta * divergence - terms.log_likelihood).mean(), -terms.elbo.mean().detach()
-
-    return negative_elbo
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
@@ -77,31 +58,6 @@ def update_average(average: LatentModel, model: LatentModel, decay: float, step:
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
 
 
-class CompiledLoss:
-    """A loss compiled at its first call; where the compiler fails, one clear line is told and it runs as it is."""
-
-    def __init__(self, loss: Loss, tell: Callable[[str], None]) -> None:
-        self.plain, self.loss, self.tell, self.pending = loss, loss, tell, True
-
-    def __call__(self, target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the loss and the nats to report."""
-        if not self.pending:
-            return self.loss(target, noise, beta, grid)
-        self.pending = False
-        start = time.perf_counter()
-        try:
-            compiled = torch.compile(self.plain, fullgraph=True, dynamic=False)
-            loss, _ = compiled(target, noise, beta, grid)
-            loss.backward(retain_graph=False)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            self.tell(f"compilation failed ({type(error).__name__}: {reason[:120]}); training goes on uncompiled")
-        else:
-            self.loss = compiled
-            self.tell(f"compiled the training step in {time.perf_counter() - start:.0f} s")
-        return self.loss(target, noise, beta, grid)
-
-
 def make_optimiser(model: LatentModel, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the optimiser of a recipe."""
     return torch.optim.AdamW(
@@ -116,6 +72,7 @@ def make_step(
     *,
     compiled: bool,
     tell: Callable[[str], None],
+    plain_steps: int = 0,
 ) -> Step:
     """Return one training step: (images, learning rate, weight of the KL term, random numbers) -> sums to report.
 
@@ -123,15 +80,14 @@ def make_step(
         model: the model that is trained.
         recipe: its recipe.
         optimiser: its optimiser.
-        compiled: whether the loss is compiled at the first step.
+        compiled: whether the loss is compiled.
         tell: where one line about the compilation goes.
+        plain_steps: steps that are taken uncompiled, while a thread compiles; 0 to wait for it at the first step.
 
     Returns:
         A function whose result is (loss, nats, norm of the gradient), shape (3,).
     """
-    loss_of = make_loss(model, recipe)
-    if compiled:
-        loss_of = CompiledLoss(loss_of, tell)
+    loss_of: Loss = CompiledLoss(model, recipe, tell, plain_steps) if compiled else make_loss(model, recipe)
     limit = recipe.training.clip or math.inf
 
     def step(images: Tensor, rate: float, beta: float, generator: torch.Generator) -> Tensor:
@@ -204,7 +160,8 @@ def train(
     setting = recipe.training.compile
     compilable = recipe.flow.loop == "none" or recipe.flow.method in FIXED
     compiled = setting == "on" or (setting == "auto" and compilable and total >= COMPILE_FROM)
-    step = make_step(model, recipe, optimiser, compiled=compiled, tell=reporter.tell)
+    plain_steps = max(0, min(COMPILED_AFTER, total // 20) - at.step)
+    step = make_step(model, recipe, optimiser, compiled=compiled, tell=reporter.tell, plain_steps=plain_steps)
     nfe = _evaluations(average, splits.validation, batch)
 
     with reporter, _interruptible() as asked_to_stop:
