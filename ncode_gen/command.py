@@ -55,7 +55,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process; a thread within the compiler cannot be stopped, and would abort the interpreter's own way out."""
+    """End the process; a thread within the compiler cannot be stopped, and would abort the interpreter at its exit."""
     if threading.active_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

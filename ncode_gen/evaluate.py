@@ -74,7 +74,8 @@ def main(argv: list[str]) -> None:
     network = load_features(name, options.features_path, device)
     model = load_run(folder, device).to(memory_format=torch.channels_last)
     data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
-    test = load_data(data, recipe.training.workers).test
+    splits = load_data(data, recipe.training.workers)
+    test = splits.test
     out = options.out or folder / "evaluation.json"
     check_writable(out)
     if options.limit:
@@ -95,6 +96,7 @@ def main(argv: list[str]) -> None:
     }
     protocol["warnings"] = _score_samples(model, test, network, options, scores)
     scores |= score_reconstruction(model, test)
+    _score_latents(model, splits.train, test, network, options, scores)
     _score_likelihood(model, test, options, scores, protocol)
     protocol["seconds"] = round(time.perf_counter() - started, 1)
 
@@ -113,7 +115,7 @@ def _score_samples(
 
     from .metrics.frechet import frechet_score
     from .metrics.kernel import kernel_score
-    from .metrics.manifold import precision_recall
+    from .metrics.manifold import density_coverage, precision_recall
     from .progress import track
 
     batch = 250
@@ -133,6 +135,7 @@ def _score_samples(
     scores["fid"] = frechet_score(real, fake, seed=options.seed)
     scores["kid"] = kernel_score(real, fake, seed=options.seed)
     scores["precision"], scores["recall"] = precision_recall(real, fake)
+    scores["density"], scores["coverage"] = density_coverage(real, fake)
     fewest = min(len(real), len(fake))
     if fewest < 2 * network.size:
         return [
@@ -140,6 +143,24 @@ def _score_samples(
             "known; trust kid instead"
         ]
     return []
+
+
+def _score_latents(
+    model: LatentModel,
+    train: Images,
+    test: Images,
+    network: FeatureNetwork,
+    options: Options,
+    scores: dict[str, Score],
+) -> None:
+    """Score what the latents are good for, where the images have what that takes."""
+    from .data import TensorImages
+    from .metrics import interpolation_score, linear_probe
+
+    if len(test) > 1:
+        scores["interpolation"] = interpolation_score(model, test.first(201, model.device), network)
+    if isinstance(train, TensorImages) and isinstance(test, TensorImages) and train.labels is not None:
+        scores["probe"] = linear_probe(model, train, test, options.seed)
 
 
 def _score_likelihood(
@@ -188,7 +209,7 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
 
     features, solver = protocol["features"]["name"], protocol.get("solver")
     labels = {key: f"{key.upper()}[{features}, n={protocol['n']}, test]" for key in ("fid", "kid")}
-    labels |= {key: f"{key} [{features}]" for key in ("precision", "recall")}
+    labels |= {key: f"{key} [{features}]" for key in ("precision", "recall", "density", "coverage")}
     labels |= {"nll_nats": f"NLL [K={protocol['particles']}]", "elbo_nats": "ELBO", "bits_per_dim": "NLL in bits/dim"}
     table = Table(title=f"{name}: {protocol['test_images']} test images, {protocol['likelihood']}")
     for column in ("score", "value", "95 % interval", "unit"):

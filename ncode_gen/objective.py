@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,35 +14,72 @@ from torch import Tensor
 from .autoencoder import LatentModel, SolverChoice
 from .recipe import Recipe
 
-__all__ = ["CompiledLoss", "Loss", "make_loss"]
+__all__ = ["CompiledLoss", "Loss", "discrepancy", "make_loss"]
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
+def discrepancy(latents: Tensor, draws: Tensor) -> Tensor:
+    """Return the unbiased squared maximum mean discrepancy of two sets of n points, each (n, d).
+
+    The kernel is a sum of inverse multiquadrics C / (C + |x - y|^2), C = 2 d s, over seven scales s (Tolstikhin et al.,
+    "Wasserstein auto-encoders", ICLR 2018, section 4, with the scales of the authors' program).
+    """
+    n, dim = latents.shape
+    squares = [torch.cdist(a, b).square() for a, b in ((latents, latents), (draws, draws), (latents, draws))]
+    total = latents.new_zeros(())
+    for scale in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0):
+        width = 2 * dim * scale
+        own, drawn, cross = (width / (width + square) for square in squares)
+        # A point's kernel with itself is 1; the unbiased estimate leaves these out.
+        total = total + (own.sum() + drawn.sum() - 2 * n) / (n * (n - 1)) - 2 * cross.mean()
+    return total
+
+
 def make_loss(model: LatentModel, recipe: Recipe) -> Loss:
     """Return the loss of a batch: (target, noise, weight of the KL term, grid) -> (loss, nats to report)."""
-    if recipe.objective.kind == "autoencoder":
-        penalty = recipe.objective.latent_penalty
+    objective = recipe.objective
+    if objective.kind == "elbo":
+        return _negative_bound(model, recipe)
 
-        def autoencoding(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-            log_likelihood, latents = model.autoencoding(target, SolverChoice(grid=grid))
-            fit = -log_likelihood.mean()
-            return fit + penalty * 0.5 * (latents * latents).sum(-1).mean(), fit.detach()
+    def autoencoding(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        log_likelihood, latents = model.autoencoding(target, SolverChoice(grid=grid))
+        fit = -log_likelihood.mean()
+        if objective.kind == "wae":
+            loss = fit + objective.discrepancy * discrepancy(latents, noise[:, 0])
+        else:
+            loss = fit + objective.latent_penalty * 0.5 * (latents * latents).sum(-1).mean()
+        if objective.decoder_penalty:
+            weights = [weight.square().sum() for weight in model.decoder.parameters()]
+            loss = loss + objective.decoder_penalty * torch.stack(weights).sum()
+        return loss, fit.detach()
 
-        return autoencoding
+    return autoencoding
 
-    def negative_elbo(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        terms = model.terms(target, noise, SolverChoice(grid=grid))
+
+def _negative_bound(model: LatentModel, recipe: Recipe) -> Loss:
+    objective = recipe.objective
+
+    def loss(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        terms = model.terms(target, noise, SolverChoice(grid=grid), energy=objective.kinetic > 0)
         divergence = terms.log_posterior - terms.log_prior
-        return (beta * divergence - terms.log_likelihood).mean(), -terms.elbo.mean().detach()
+        if noise.shape[1] > 1:
+            weighted = replace(terms, log_prior=beta * terms.log_prior, log_posterior=beta * terms.log_posterior)
+            found = -weighted.importance_bound.mean()
+        else:
+            # Free nats: below them the divergence costs nothing, so that no dimension is given up early.
+            found = beta * divergence.mean().clamp(min=objective.free_nats) - terms.log_likelihood.mean()
+        if terms.energy is not None:
+            found = found + objective.kinetic * terms.energy.mean()
+        return found, -terms.elbo.mean().detach()
 
-    return negative_elbo
+    return loss
 
 
 class CompiledLoss:
     """A loss that runs as it is for some calls, while a thread compiles it, and compiled from then on.
 
-    The change comes at a set call, not when the thread is done, so that a run with the same seed gives the same weights.
+    The change comes at a set call, not when the thread is done, so that equal seeds give equal weights.
     The thread works on a copy of the model, whose code the model itself shares; where the compiler fails, one clear
     line is told and the loss goes on as it is.
 
@@ -84,8 +122,6 @@ class CompiledLoss:
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             self.failed = True
-            self.outcome = (
-                f"compilation failed ({type(error).__name__}: {reason[:120]}); training goes on uncompiled"
-            )
+            self.outcome = f"compilation failed ({type(error).__name__}: {reason[:120]}); training goes on uncompiled"
         else:
             self.outcome = f"compiled the training step in {time.perf_counter() - start:.0f} s"

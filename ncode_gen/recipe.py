@@ -70,12 +70,16 @@ class EncoderRecipe:
 class DecoderRecipe:
     """The network from a latent to the parameters of the likelihood."""
 
-    kind: Literal["auto", "conv", "mlp"] = "auto"
-    """Convolutional or multilayer perceptron; "auto" is mlp up to 12 x 12 pixels."""
+    kind: Literal["auto", "conv", "mlp", "ncode"] = "auto"
+    """Transposed convolutions, multilayer perceptron ("auto" up to 12 x 12 pixels), or a controlled flow of a map."""
     width: int = 64
     """Channels at full size (doubled as the side is halved), or a quarter of the mlp's width."""
     blocks: int = 1
-    """Residual blocks at the smallest size, or extra hidden layers of the mlp."""
+    """Residual blocks at the smallest size, extra hidden layers of the mlp, or hidden layers of the ncode fields."""
+    canvas: Literal["latent", "learned"] = "latent"
+    """Where the map of the ncode decoder starts: a linear map of the latent, or one learned canvas for all."""
+    steps: int = 1
+    """Steps of Runge-Kutta 4 at each resolution of the ncode decoder."""
     likelihood: Literal["bernoulli", "gaussian", "logistic"] = "gaussian"
     """Distribution of a pixel: Bernoulli (dynamically binarised), Gaussian with learned scale, discretised logistic."""
 
@@ -92,8 +96,9 @@ class LatentRecipe:
 class FlowRecipe:
     """The flow between the posterior's base and the latent; its control comes from the encoder."""
 
-    loop: Literal["none", "static", "open", "closed"] = "open"
-    """None (plain VAE), one control for all (NODE), control from the encoder, or from encoder and current state."""
+    loop: Literal["none", "static", "open", "closed", "iaf"] = "open"
+    """None (plain VAE), one control for all (NODE), control from the encoder, or from encoder and current state; or, to
+    compare with, an inverse autoregressive flow of the library zuko (pip install "ncode_gen[zuko]")."""
     feedback: Literal["gain", "weights", "dynamic"] = "gain"
     """How a closed loop follows the state; "dynamic" has no density and suits the autoencoder objective alone."""
     hidden: int = 32
@@ -108,6 +113,8 @@ class FlowRecipe:
     """Whether the control of the open loop moves by itself, theta' = g(t, theta)."""
     gamma: int = 32
     """Width of a hidden layer between the features and the control; 0 for a linear map."""
+    augment: int = 0
+    """Extra dimensions of the state that start at zero (ANODE); they leave no density, and suit autoencoders alone."""
     time: bool = True
     """Whether the field sees the time."""
     activation: Literal["tanh", "softplus", "silu"] = "tanh"
@@ -126,24 +133,44 @@ class FlowRecipe:
 class ObjectiveRecipe:
     """What is minimised."""
 
-    kind: Literal["elbo", "autoencoder"] = "elbo"
-    """Negative evidence lower bound, or reconstruction of the deterministic autoencoder with latent regularisation."""
+    kind: Literal["elbo", "autoencoder", "wae"] = "elbo"
+    """Negative evidence lower bound; reconstruction with a penalty of latents; or with their distance to N(0, I)."""
     warmup: float = 0.1
     """Share of training over which the weight of the KL term rises from 0 to `beta`."""
     beta: float = 1.0
     """Final weight of the KL term."""
+    particles: int = 1
+    """Draws of an image's latent in a training step; above 1 the importance-weighted bound is maximised."""
+    free_nats: float = 0.0
+    """KL divergence, in nats an image, that costs nothing."""
+    kinetic: float = 0.0
+    """Weight of the integral of |dx/dt|^2 along the posterior's flow, for paths that are easy to solve."""
     latent_penalty: float = 0.05
     """Weight of half the squared norm of the latent (autoencoder)."""
+    decoder_penalty: float = 0.0
+    """Weight of the squared norm of the decoder's weights (autoencoder, wae), the L2 of RAE-L2."""
+    discrepancy: float = 100.0
+    """Weight of the maximum mean discrepancy between latents and N(0, I) (wae)."""
 
 
 @dataclass(frozen=True)
 class PriorRecipe:
     """The distribution of latents from which samples are drawn."""
 
-    kind: Literal["normal", "mixture"] = "mixture"
-    """Standard normal, or a Gaussian mixture fitted to the training latents after training."""
+    kind: Literal["normal", "mixture", "flow"] = "mixture"
+    """Standard normal; a Gaussian mixture fitted to the training latents after training; or an N-CODE flow."""
     components: int = 10
-    """Components of the mixture."""
+    """Components of the mixture; 0 to choose their number by the likelihood of held-out latents."""
+    hidden: int = 512
+    """Units of the flow's field."""
+    layers: int = 1
+    """Hidden layers of the flow's field; its density is in closed form, and so fast, for one."""
+    steps: int = 4
+    """Steps of Runge-Kutta 4 between noise and latents."""
+    updates: int = 20000
+    """Updates of flow matching, after the autoencoder's training."""
+    joint: bool = False
+    """Whether the flow is trained together with the autoencoder, by the same bound, instead of afterwards."""
 
 
 @dataclass(frozen=True)
@@ -242,14 +269,25 @@ class Recipe:
             ("flow.rank", self.flow.rank, 1),
             ("flow.gamma", self.flow.gamma, 0),
             ("flow.steps", self.flow.steps, 1),
-            ("prior.components", self.prior.components, 1),
+            ("flow.augment", self.flow.augment, 0),
+            ("decoder.steps", self.decoder.steps, 1),
+            ("prior.components", self.prior.components, 0),
+            ("prior.hidden", self.prior.hidden, 1),
+            ("prior.layers", self.prior.layers, 1),
+            ("prior.steps", self.prior.steps, 1),
+            ("prior.updates", self.prior.updates, 1),
             ("training.epochs", self.training.epochs, 1),
             ("training.batch", self.training.batch, 1),
             ("training.validate_every", self.training.validate_every, 1),
             ("training.picture_every", self.training.picture_every, 1),
             ("training.workers", self.training.workers, 0),
             ("objective.beta", self.objective.beta, 0),
+            ("objective.particles", self.objective.particles, 1),
+            ("objective.free_nats", self.objective.free_nats, 0),
+            ("objective.kinetic", self.objective.kinetic, 0),
             ("objective.latent_penalty", self.objective.latent_penalty, 0),
+            ("objective.decoder_penalty", self.objective.decoder_penalty, 0),
+            ("objective.discrepancy", self.objective.discrepancy, 0),
             ("training.decay", self.training.decay, 0),
             ("training.clip", self.training.clip, 0),
         ):
@@ -266,33 +304,86 @@ class Recipe:
                 raise UserError(f"{source}: {key} must be at least 0 and below 1, got {share}")
         if not 0 < self.training.rate < float("inf"):
             raise UserError(f"{source}: training.rate must be above 0, got {self.training.rate}")
-        if not self.name or self.name.startswith(".") or "/" in self.name or "\\" in self.name:
-            raise UserError(f"{source}: name must be a plain folder name, got {self.name!r}")
-        if self.objective.kind == "elbo" and self.flow.loop == "closed" and self.flow.feedback == "dynamic":
-            raise UserError(
-                f'{source}: flow.feedback = "dynamic" has no density, which objective.kind = "elbo" needs; '
-                'use feedback "gain" or "weights", or the objective "autoencoder"'
-            )
-        if self.objective.kind == "autoencoder" and self.prior.kind == "normal":
-            raise UserError(
-                f'{source}: objective.kind = "autoencoder" leaves the latents without a fixed distribution; '
-                'set prior.kind = "mixture"'
-            )
-        if self.flow.grid == "random" and self.flow.method not in FIXED_METHODS:
-            raise UserError(f'{source}: flow.grid = "random" needs flow.method euler, midpoint, heun or rk4')
-        if self.flow.dynamics and self.flow.loop != "open":
-            raise UserError(f'{source}: flow.dynamics belongs to flow.loop = "open", got "{self.flow.loop}"')
         if not 0 < self.flow.tolerance < 1:
             raise UserError(f"{source}: flow.tolerance must be above 0 and below 1, got {self.flow.tolerance}")
-        usual = FlowRecipe()
-        for key, idle, needed in (
-            ("feedback", self.flow.loop != "closed", 'flow.loop = "closed"'),
-            ("rank", self.flow.control != "low-rank", 'flow.control = "low-rank"'),
-            ("tolerance", self.flow.method in FIXED_METHODS, "an adaptive flow.method"),
+        if not self.name or self.name.startswith(".") or "/" in self.name or "\\" in self.name:
+            raise UserError(f"{source}: name must be a plain folder name, got {self.name!r}")
+        self._check_pairs(source)
+        self._check_idle(source)
+
+    def _check_pairs(self, source: str) -> None:
+        """Raise a `UserError`, if two values do not go together."""
+        bound = self.objective.kind == "elbo"
+        for wrong, reason in (
+            (
+                bound and self.flow.loop == "closed" and self.flow.feedback == "dynamic",
+                'flow.feedback = "dynamic" has no density, which objective.kind = "elbo" needs; use feedback "gain" or '
+                '"weights", or the objective "autoencoder"',
+            ),
+            (
+                bound and self.flow.augment > 0,
+                'flow.augment leaves no density, which objective.kind = "elbo" needs; use the objective "autoencoder"',
+            ),
+            (
+                not bound and self.flow.loop == "iaf",
+                f'flow.loop = "iaf" is a random posterior, which objective.kind = "{self.objective.kind}" has no use '
+                'for; use "none", "static", "open" or "closed"',
+            ),
+            (
+                self.objective.kind == "autoencoder" and self.prior.kind == "normal",
+                'objective.kind = "autoencoder" leaves the latents without a fixed distribution; set prior.kind = '
+                '"mixture" or "flow"',
+            ),
+            (
+                not bound and self.prior.joint,
+                "prior.joint trains the prior by the evidence lower bound; leave it out, or set objective.kind = "
+                '"elbo"',
+            ),
+            (
+                self.flow.grid == "random" and self.flow.method not in FIXED_METHODS,
+                'flow.grid = "random" needs flow.method euler, midpoint, heun or rk4',
+            ),
+            (
+                self.flow.dynamics and self.flow.loop != "open",
+                f'flow.dynamics belongs to flow.loop = "open", got "{self.flow.loop}"',
+            ),
+            (
+                self.objective.particles > 1 and self.objective.free_nats > 0,
+                "objective.free_nats belongs to the bound of one particle; leave it out with objective.particles > 1",
+            ),
         ):
-            value = getattr(self.flow, key)
-            if idle and value != getattr(usual, key):
-                raise UserError(f"{source}: flow.{key} = {value!r} has an effect only with {needed}; leave it out")
+            if wrong:
+                raise UserError(f"{source}: {reason}")
+
+    def _check_idle(self, source: str) -> None:
+        """Raise a `UserError`, if a value is set that has no effect beside the others."""
+        objective, prior, flow = self.objective.kind, self.prior.kind, self.flow
+        bound, moved = objective == "elbo", flow.loop not in ("none", "iaf")
+        idle = (
+            ("flow.feedback", flow.loop != "closed", 'flow.loop = "closed"'),
+            ("flow.rank", flow.control != "low-rank", 'flow.control = "low-rank"'),
+            ("flow.tolerance", flow.method in FIXED_METHODS, "an adaptive flow.method"),
+            ("flow.augment", not moved, "a flow"),
+            ("decoder.canvas", self.decoder.kind != "ncode", 'decoder.kind = "ncode"'),
+            ("decoder.steps", self.decoder.kind != "ncode", 'decoder.kind = "ncode"'),
+            ("objective.beta", not bound, 'objective.kind = "elbo"'),
+            ("objective.particles", not bound, 'objective.kind = "elbo"'),
+            ("objective.free_nats", not bound, 'objective.kind = "elbo"'),
+            ("objective.kinetic", not (bound and moved), 'objective.kind = "elbo" and a flow'),
+            ("objective.latent_penalty", objective != "autoencoder", 'objective.kind = "autoencoder"'),
+            ("objective.decoder_penalty", bound, 'objective.kind = "autoencoder" or "wae"'),
+            ("objective.discrepancy", objective != "wae", 'objective.kind = "wae"'),
+            ("prior.components", prior != "mixture", 'prior.kind = "mixture"'),
+            *((f"prior.{key}", prior != "flow", 'prior.kind = "flow"') for key in ("hidden", "layers", "steps")),
+            ("prior.joint", prior != "flow", 'prior.kind = "flow"'),
+            ("prior.updates", prior != "flow" or self.prior.joint, 'prior.kind = "flow" and without prior.joint'),
+        )
+        usual = Recipe()
+        for key, without_effect, needed in idle:
+            section, name = key.split(".")
+            value = getattr(getattr(self, section), name)
+            if without_effect and value != getattr(getattr(usual, section), name):
+                raise UserError(f"{source}: {key} = {value!r} has an effect only with {needed}; leave it out")
 
 
 def _from_mapping(cls: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:

@@ -19,7 +19,7 @@ from .data import Images, Splits
 from .errors import UserError
 from .files import append_json_line, write_text
 from .objective import CompiledLoss, Loss, make_loss
-from .progress import Reporter
+from .progress import Reporter, track
 from .recipe import Recipe
 from .run import RECIPE, describe_environment, load_state, record_environment, save_state, save_weights
 from .solvers import FIXED, random_grid
@@ -60,8 +60,10 @@ def update_average(average: LatentModel, model: LatentModel, decay: float, step:
 
 def make_optimiser(model: LatentModel, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the optimiser of a recipe."""
+    # A prior that is fitted afterwards is none of the optimiser's, so that a run may be resumed with another one.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
-        model.parameters(), lr=recipe.training.rate, weight_decay=recipe.training.decay, betas=(0.9, 0.99), fused=True
+        trained, lr=recipe.training.rate, weight_decay=recipe.training.decay, betas=(0.9, 0.99), fused=True
     )
 
 
@@ -158,7 +160,7 @@ def train(
     total = per_epoch * recipe.training.epochs
     reporter = Reporter(folder, total, batch, quiet=quiet)
     setting = recipe.training.compile
-    compilable = recipe.flow.loop == "none" or recipe.flow.method in FIXED
+    compilable = recipe.flow.loop != "iaf" and all(flow.solver.method in FIXED for flow in model.flows)
     compiled = setting == "on" or (setting == "auto" and compilable and total >= COMPILE_FROM)
     plain_steps = max(0, min(COMPILED_AFTER, total // 20) - at.step)
     step = make_step(model, recipe, optimiser, compiled=compiled, tell=reporter.tell, plain_steps=plain_steps)
@@ -214,7 +216,7 @@ def train(
             _save(folder, model, average, optimiser, generator, at)
             raise Interrupted from None
 
-    fit_prior(average, splits.train, recipe.seed, device)
+    fit_prior(average, splits.train, recipe.seed, device, quiet=quiet)
     save_weights(folder, average)
     return average
 
@@ -237,12 +239,13 @@ def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.d
 
         coarse = elbo(None)
         scores["validation_nats"] = -coarse
-        if model.posterior.flow is not None and recipe.flow.method in FIXED:
-            scores["solver_gap_nats"] = coarse - elbo(2 * recipe.flow.steps)
+        if model.flows and all(flow.solver.method in FIXED for flow in model.flows):
+            finer = 2 * max(flow.solver.steps for flow in model.flows)
+            scores["solver_gap_nats"] = coarse - elbo(finer)
     return scores
 
 
-def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.device) -> None:
+def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.device, *, quiet: bool = True) -> None:
     """Fit the prior, if it is to be fitted, to posterior draws of the training images."""
     if not model.prior.fits:
         return
@@ -253,7 +256,15 @@ def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.devic
         seen += len(batch)
         if seen >= PRIOR_LATENTS:
             break
-    model.prior.fit(torch.cat(latents), seed)
+    with track("prior", 100, quiet=quiet) as shown:
+        done = 0
+
+        def progress(share: float) -> None:
+            nonlocal done
+            shown.advance(int(100 * share) - done)
+            done = int(100 * share)
+
+        model.prior.fit(torch.cat(latents), seed, progress)
 
 
 def _beta(recipe: Recipe, step: int, total: int) -> float:
@@ -279,8 +290,9 @@ def _random_inputs(
     """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
     uniform = torch.rand(images.shape, generator=generator).to(images.device)
     target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
-    noise = torch.randn(images.shape[0], 1, model.dim, generator=generator).to(images.device)
-    if recipe.flow.loop == "none" or recipe.flow.method not in FIXED:
+    particles = recipe.objective.particles
+    noise = torch.randn(images.shape[0], particles, model.dim, generator=generator).to(images.device)
+    if not model.flows or any(flow.solver.method not in FIXED for flow in model.flows):
         return target, noise, None
     jitter = 1.0 if recipe.flow.grid == "random" else 0.0
     return target, noise, random_grid(recipe.flow.steps, generator=generator, jitter=jitter).to(images.device)
@@ -317,9 +329,11 @@ def _restore(
     try:
         for held, key in ((model, "model"), (average, "average")):
             # A prior is fitted when training is done, so a finished run may be resumed with another one.
-            fresh = {name: value for name, value in held.state_dict().items() if name.startswith("prior.")}
-            trained = {name: value for name, value in state[key].items() if not name.startswith("prior.")}
-            held.load_state_dict(trained | fresh)
+            trained: dict[str, Tensor] = state[key]
+            if held.prior.fits:
+                trained = {name: value for name, value in trained.items() if not name.startswith("prior.")}
+                trained |= {name: value for name, value in held.state_dict().items() if name.startswith("prior.")}
+            held.load_state_dict(trained)
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
         return Progress(**state["progress"])

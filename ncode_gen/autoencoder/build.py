@@ -7,13 +7,15 @@ from torch import nn
 
 from ..control import NCODE
 from ..errors import UserError
-from ..priors import GaussianMixture, Prior, StandardNormal
+from ..priors import FlowPrior, GaussianMixture, Prior, StandardNormal
 from ..recipe import Recipe
+from .autoregressive import AutoregressivePosterior
 from .decoders import ConvDecoder, MLPDecoder
 from .encoders import ConvEncoder, MLPEncoder
+from .flow_decoder import FlowDecoder
 from .likelihoods import LIKELIHOODS
 from .model import LatentModel
-from .posterior import ControlledPosterior, LearnedStart
+from .posterior import ControlledPosterior, LearnedStart, Posterior
 
 __all__ = ["build_model"]
 
@@ -32,6 +34,8 @@ def _flow(recipe: Recipe) -> NCODE | None:
     flow = recipe.flow
     if flow.loop == "none":
         return None
+    if flow.loop == "iaf":  # a posterior of its own, without a flow to solve
+        return None
     try:
         return NCODE(
             recipe.latent.dim,
@@ -43,6 +47,7 @@ def _flow(recipe: Recipe) -> NCODE | None:
             dynamics=flow.dynamics,
             condition=recipe.encoder.features,
             gamma=(flow.gamma,) if flow.gamma else (),
+            augment=flow.augment,
             time=flow.time,
             activation=flow.activation,
             method=flow.method,
@@ -54,34 +59,47 @@ def _flow(recipe: Recipe) -> NCODE | None:
         raise UserError(f"section [flow] of the recipe: {error}") from None
 
 
+def _posterior(recipe: Recipe) -> Posterior:
+    features, dim = recipe.encoder.features, recipe.latent.dim
+    if recipe.objective.kind != "elbo":
+        return LearnedStart(features, dim, _flow(recipe))
+    if recipe.flow.loop == "iaf":
+        widths = (recipe.flow.hidden,) * recipe.flow.layers
+        return AutoregressivePosterior(features, dim, widths, transforms=recipe.flow.steps)
+    return ControlledPosterior(features, dim, _flow(recipe))
+
+
+def _decoder(recipe: Recipe, shape: tuple[int, int, int], out: tuple[int, int, int]) -> nn.Module:
+    decoder = recipe.decoder
+    if decoder.kind == "ncode":
+        return FlowDecoder(
+            recipe.latent.dim, out, decoder.width, decoder.blocks, canvas=decoder.canvas, steps=decoder.steps
+        )
+    built: nn.Module = DECODERS[_kind(decoder.kind, shape)](recipe.latent.dim, out, decoder.width, decoder.blocks)
+    return built
+
+
 def _prior(recipe: Recipe) -> Prior:
-    if recipe.prior.kind == "mixture":
-        return GaussianMixture(recipe.latent.dim, recipe.prior.components)
-    return StandardNormal(recipe.latent.dim)
+    dim, prior = recipe.latent.dim, recipe.prior
+    if prior.kind == "mixture":
+        return GaussianMixture(dim, prior.components)
+    if prior.kind == "flow":
+        return FlowPrior(dim, prior.hidden, prior.layers, prior.steps, prior.updates, joint=prior.joint)
+    return StandardNormal(dim)
 
 
 def build_model(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
     """Build the model of a recipe for images of shape (C, H, W), with fresh weights from torch's global seed.
 
     Raises:
-        UserError: the recipe names a solver that does not exist.
+        UserError: the recipe names a solver that does not exist, or a library that is not installed.
     """
-    dim, features = recipe.latent.dim, recipe.encoder.features
     likelihood = LIKELIHOODS[recipe.decoder.likelihood]()
     out = (shape[0] * likelihood.outputs, *shape[1:])
     encoder: nn.Module = ENCODERS[_kind(recipe.encoder.kind, shape)](
-        shape, recipe.encoder.width, recipe.encoder.blocks, features
+        shape, recipe.encoder.width, recipe.encoder.blocks, recipe.encoder.features
     )
-    decoder: nn.Module = DECODERS[_kind(recipe.decoder.kind, shape)](
-        dim, out, recipe.decoder.width, recipe.decoder.blocks
-    )
-    posterior = LearnedStart if recipe.objective.kind == "autoencoder" else ControlledPosterior
-    return LatentModel(
-        shape,
-        encoder,
-        posterior(features, dim, _flow(recipe)),
-        decoder,
-        likelihood,
-        _prior(recipe),
-        torch.bfloat16 if recipe.training.precision == "bf16" else None,
-    )
+    decoder = _decoder(recipe, shape, out)
+    posterior = _posterior(recipe)
+    precision = torch.bfloat16 if recipe.training.precision == "bf16" else None
+    return LatentModel(shape, encoder, posterior, decoder, likelihood, _prior(recipe), precision)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..control import DensityError, FlowSolution
+from ..control import ControlledODE, DensityError, FlowSolution
 from ..priors import Prior
 from .likelihoods import Likelihood
 from .posterior import ControlledPosterior, LearnedStart, Posterior, SolverChoice
@@ -36,11 +36,13 @@ class Terms:
         log_likelihood: log p(u | z), shape (n, K).
         log_prior: log p(z), shape (n, K).
         log_posterior: log q(z | u), shape (n, K).
+        energy: kinetic energy of the flow, shape (n, K), if asked for.
     """
 
     log_likelihood: Tensor
     log_prior: Tensor
     log_posterior: Tensor
+    energy: Tensor | None = None
 
     @property
     def log_weights(self) -> Tensor:
@@ -96,6 +98,11 @@ class LatentModel(nn.Module):
         """Number of latent dimensions d."""
         return self.prior.dim
 
+    @property
+    def flows(self) -> tuple[ControlledODE, ...]:
+        """The flows that a likelihood takes a solve of: the posterior's and the prior's, where there are."""
+        return tuple(flow for flow in (self.posterior.flow, self.prior.active_flow) if flow is not None)
+
     def features(self, images: Tensor) -> Tensor:
         """Return the encoder's features (n, f) of images or targets (n, C, H, W)."""
         with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
@@ -118,23 +125,28 @@ class LatentModel(nn.Module):
             raise DensityError("a deterministic autoencoder has no posterior density, so no ELBO and no likelihood")
         return self.posterior
 
-    def terms(self, target: Tensor, noise: Tensor, solver: SolverChoice | None = None) -> Terms:
+    def terms(
+        self, target: Tensor, noise: Tensor, solver: SolverChoice | None = None, *, energy: bool = False
+    ) -> Terms:
         """Return the parts of the bound.
 
         Args:
             target: what is scored, (n, C, H, W), see `Likelihood.target`.
             noise: standard normal numbers (n, K, d).
-            solver: how to solve the flow, where it differs from the recipe.
+            solver: how to solve the flows, where it differs from the recipe.
+            energy: whether to integrate the kinetic energy of the posterior's flow.
 
         Raises:
             DensityError: the model is a deterministic autoencoder.
         """
-        latents, log_q = self.random_posterior()(self.features(target), noise, solver)
-        n, particles, dim = latents.shape
-        output = self.output(latents.reshape(n * particles, dim))
+        draws = self.random_posterior()(self.features(target), noise, solver, energy=energy)
+        n, particles, dim = draws.latents.shape
+        output = self.output(draws.latents.reshape(n * particles, dim))
         repeated = target if particles == 1 else target.repeat_interleave(particles, 0)
         fit = self.likelihood.log_prob(output, repeated).view(n, particles)
-        return Terms(fit, self.prior.log_prob(latents), log_q)
+        solver = solver or SolverChoice()
+        log_prior = self.prior.log_prob(draws.latents, steps=solver.steps, grid=solver.grid)
+        return Terms(fit, log_prior, draws.log_prob, draws.energy)
 
     def autoencoding(self, target: Tensor, solver: SolverChoice | None = None) -> tuple[Tensor, Tensor]:
         """Return log p(u | z) in nats (n,) and the latents z (n, d) of the deterministic autoencoder."""
@@ -193,7 +205,7 @@ class LatentModel(nn.Module):
             return self.encode(images)
         features = self.features(self._checked(images))
         noise = torch.randn(images.shape[0], 1, self.dim, generator=generator).to(self.device)
-        latents: Tensor = self.posterior(features, noise)[0][:, 0]
+        latents: Tensor = self.posterior(features, noise).latents[:, 0]
         return latents
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..control import ControlledODE, FlowSolution
 
-__all__ = ["ControlledPosterior", "LearnedStart", "Posterior", "SolverChoice", "gaussian_log_prob"]
+__all__ = ["ControlledPosterior", "Draws", "LearnedStart", "Posterior", "SolverChoice", "gaussian_log_prob"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,21 @@ class SolverChoice:
     method: str | None = None
     steps: int | None = None
     grid: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws from a posterior.
+
+    Attributes:
+        latents: z, shape (n, K, d).
+        log_prob: log q(z | u) in nats, shape (n, K).
+        energy: integral of |dx/dt|^2 along each path, shape (n, K), if asked for.
+    """
+
+    latents: Tensor
+    log_prob: Tensor
+    energy: Tensor | None = None
 
 
 def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
@@ -76,27 +91,27 @@ class ControlledPosterior(Posterior):
         mean, log_std = self.base(features).float().chunk(2, -1)
         return mean, log_std.clamp(-7.0, 4.0)
 
-    def forward(self, features: Tensor, noise: Tensor, solver: SolverChoice | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, noise: Tensor, solver: SolverChoice | None = None, *, energy: bool = False
+    ) -> Draws:
         """Map noise to latents and their log-density.
 
         Args:
             features: (n, features).
             noise: standard normal numbers, (n, K, d).
             solver: how to solve the flow, where it differs from the recipe.
-
-        Returns:
-            Latents z (n, K, d) and log q(z | u) (n, K) in nats.
+            energy: whether to integrate the kinetic energy of the paths.
         """
         mean, log_std = self.moments(features)
         x = mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise
         log_q = gaussian_log_prob(noise, log_std.unsqueeze(1))
         if self.flow is None:
-            return x, log_q
+            return Draws(x, log_q, torch.zeros_like(log_q) if energy else None)
         solver = solver or SolverChoice()
         solution = self.flow(
-            x, features.float(), log_det=True, method=solver.method, steps=solver.steps, grid=solver.grid
+            x, features.float(), log_det=True, energy=energy, method=solver.method, steps=solver.steps, grid=solver.grid
         )
-        return solution.state, log_q - solution.log_det[-1]
+        return Draws(solution.state, log_q - solution.log_det[-1], solution.energy[-1] if energy else None)
 
     def start(self, features: Tensor) -> Tensor:
         """Return the mean of x(0), (n, d)."""
@@ -106,10 +121,13 @@ class ControlledPosterior(Posterior):
 class LearnedStart(Posterior):
     """The deterministic code: every latent starts at one learned point, and its control carries the image.
 
+    Where no control carries it, because there is no flow or one for all (NODE, ANODE), the start is a linear map of the
+    features instead.
+
     Args:
         features: number of features.
         dim: number of latent dimensions d.
-        flow: the controlled flow, conditioned on the features; None for a linear map of the features.
+        flow: the flow that moves the start; None if the start is the latent.
     """
 
     deterministic = True
@@ -117,11 +135,12 @@ class LearnedStart(Posterior):
     def __init__(self, features: int, dim: int, flow: ControlledODE | None) -> None:
         super().__init__()
         self.flow = flow
-        self.point = nn.Parameter(torch.randn(dim)) if flow is not None else None
-        self.linear = nn.Linear(features, dim) if flow is None else None
+        controlled = flow is not None and flow.controller.conditional
+        self.point = nn.Parameter(torch.randn(dim)) if controlled else None
+        self.linear = None if controlled else nn.Linear(features, dim)
 
     def start(self, features: Tensor) -> Tensor:
-        """Return the learned start for each sample (or, without a flow, its latent), (n, d)."""
+        """Return the start of each sample, (n, d): the learned point, or a linear map of its features."""
         if self.linear is not None:
             latent: Tensor = self.linear(features).float()
             return latent

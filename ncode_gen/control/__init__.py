@@ -8,8 +8,9 @@ from .controllers import (
     OpenController,
     StaticController,
 )
+from .convolutional import ConvField
 from .field import ConstantField, Field, VectorField
-from .layered import ConvField, LayeredField, LinearField, MLPField
+from .layered import LayeredField, LinearField, MLPField
 from .ncode import NCODE
 from .system import ControlledODE, DensityError, FlowSolution, Solver, SolverOptions
 

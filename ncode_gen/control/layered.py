@@ -1,7 +1,7 @@
-"""Fields made of affine layers: multilayer perceptrons on vectors, convolutional networks on feature maps.
+"""Fields made of affine layers, and the multilayer perceptrons on vectors among them.
 
-Both are the same network on points: a vector is one point, a feature map a point at each pixel, whose layers see the
-patch of pixels around it. Every layer stands on the chosen rung of the control ladder.
+All are the same network on points: a vector is one point, a feature map (see `convolutional`) a point at each pixel,
+whose layers see the patch of pixels around it. Every layer stands on the chosen rung of the control ladder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .activations import Activation, activate, activate_with_slope
 from .field import Field, VectorField
 from .ladder import Affine, ControlledLayer, LayerRung, Products, Rung, check_rung
 
-__all__ = ["ConvField", "LayeredField", "LinearField", "MLPField", "ShallowField"]
+__all__ = ["LayeredBound", "LayeredField", "LinearField", "MLPField", "ShallowField"]
 
 
 class LayeredField(Field):
@@ -85,8 +85,11 @@ class LayeredField(Field):
         whole = self._all()
         pieces = iter(control.split([part for layer in whole for part in layer.parts], dim=-1))
         bound = [layer.bind(list(islice(pieces, len(layer.parts)))) for layer in whole]
-        kind = ShallowField if len(self.layers) <= 2 else _Layered
-        return kind(self, control, bound[: len(self.layers)], bound[len(self.layers) :])
+        return self.bound(control, bound[: len(self.layers)], bound[len(self.layers) :])
+
+    def bound(self, control: Tensor, layers: list[Affine], gains: list[Affine]) -> LayeredBound:
+        """Return the vector field of bound layers and gains."""
+        return (ShallowField if len(self.layers) <= 2 else LayeredBound)(self, control, layers, gains)
 
     def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw the hidden layers at random; the last layer and the feedback are zero: the flow is the identity."""
@@ -128,7 +131,9 @@ class LayeredField(Field):
         return f"{super().extra_repr()}, control={self.control}, multiplications={self.multiplications} a point"
 
 
-class _Layered(VectorField):
+class LayeredBound(VectorField):
+    """A layered field under one control."""
+
     field: LayeredField
 
     def __init__(self, field: LayeredField, control: Tensor, layers: list[Affine], gains: list[Affine]) -> None:
@@ -136,6 +141,7 @@ class _Layered(VectorField):
         self.layers, self.gains = layers, gains
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return dx/dt."""
         field = self.field
         units = points = field.points(x)
         if len(self.layers) == 1 and self.gains:
@@ -147,7 +153,7 @@ class _Layered(VectorField):
         return field.states(self.layers[-1](t, field.patches(units, x)), x)
 
 
-class ShallowField(_Layered):
+class ShallowField(LayeredBound):
     """At most one hidden layer: each unit acts on itself through its inputs and its gain, and so the trace is known."""
 
     def velocity_and_divergence(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,96 +253,3 @@ class LinearField(MLPField):
 
     def __init__(self, dim: int, *, control: Rung = "all", rank: int = 4) -> None:
         super().__init__(dim, (), control=control, rank=rank)
-
-
-class ConvField(LayeredField):
-    """A convolutional network on feature maps (C, H, W) of any height and width, padded with zeros.
-
-    Its weights are few, whatever the size of the map: on the rung "gains" a control is two numbers a channel. With one
-    hidden layer the divergence is in closed form: the effect of a hidden unit on itself is the correlation of its two
-    kernels, cut at the border of the map.
-
-    Args:
-        channels: number of channels C.
-        hidden: channels of the hidden layers; () for an affine convolution.
-        kernel: side of every kernel, odd; gains see one pixel.
-        control: what of the weights is control, see `ncode_gen.control.ladder`.
-        rank: rank of the updates on the rung "low-rank".
-        time: whether hidden layers and gains see the time.
-        activation: "tanh", "softplus" or "silu".
-        feedback: whether the gain of every hidden unit at every pixel follows the state there.
-        products: precision of the matrix products; state and time keep theirs.
-
-    Raises:
-        ValueError: a size below one, an even kernel, or an unknown rung.
-
-    >>> field = ConvField(3, (8,), control="gains", time=False)
-    >>> field.control_size  # 2 x 8 + 2 x 3
-    22
-    >>> field(0.0, torch.ones(5, 3, 6, 6), field.initial_control()).shape
-    torch.Size([5, 3, 6, 6])
-    """
-
-    axes = 3
-
-    def __init__(
-        self,
-        channels: int,
-        hidden: Sequence[int] = (16,),
-        *,
-        kernel: int = 3,
-        control: Rung = "all",
-        rank: int = 4,
-        time: bool = True,
-        activation: Activation = "tanh",
-        feedback: bool = False,
-        products: Products = "float32",
-    ) -> None:
-        if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"the side of a kernel must be odd, got {kernel}")
-        super().__init__(
-            channels, hidden, kernel=kernel, control=control, rank=rank, time=time, activation=activation,
-            feedback=feedback, products=products,
-        )  # fmt: skip
-        self.summary_size = 2 * channels
-
-    def summary(self, x: Tensor) -> Tensor:
-        """Return the mean and the mean square of every channel of maps (n, C, H, W), shape (n, 2 C)."""
-        pixels = x.flatten(2)
-        return torch.cat([pixels.mean(-1), pixels.square().mean(-1)], -1)
-
-    def points(self, x: Tensor) -> Tensor:
-        """Return maps (n, K, C, H, W) as pixels (n, K H W, C)."""
-        return x.permute(0, 1, 3, 4, 2).flatten(1, 3)
-
-    def states(self, points: Tensor, x: Tensor) -> Tensor:
-        """Return pixels (n, K H W, C) as maps (n, K, C, H, W), or numbers (n, K H W) summed over a map, (n, K)."""
-        _, maps, _, height, width = x.shape
-        if points.dim() == 2:
-            return points.view(-1, maps, height * width).sum(-1)
-        return points.view(-1, maps, height, width, points.shape[-1]).permute(0, 1, 4, 2, 3)
-
-    def patches(self, points: Tensor, x: Tensor) -> Tensor:
-        """Return the patch around each pixel, (n, K H W, w * kernel^2), features first."""
-        if self.kernel == 1:
-            return points
-        height, width = x.shape[-2:]
-        images = points.reshape(-1, height, width, points.shape[-1]).movedim(-1, 1)
-        columns = nn.functional.unfold(images, self.kernel, padding=self.kernel // 2)
-        return columns.transpose(1, 2).reshape(len(x), -1, columns.shape[1])
-
-    def effects(self, inner: Tensor | None, outer: Tensor, x: Tensor) -> Tensor:
-        """Return the effect of every unit at every pixel on itself, shape (..., M, units)."""
-        k, maps = self.kernel, x.shape[1]
-        spread = outer.unflatten(-2, (-1, k, k))  # (..., units, k, k, d)
-        if inner is None or inner.shape[-2] == self.dim != self.dim * k * k:
-            # The unit sees its own pixel alone, so only the centre of the outer kernel leads back to it.
-            centre = spread[..., k // 2, k // 2, :]
-            loops: Tensor = centre.diagonal(dim1=-2, dim2=-1) if inner is None else (inner * centre.mT).sum(-2)
-            return loops.unsqueeze(-2)
-        seen = inner.unflatten(-2, (self.dim, k, k))  # (..., d, k, k, units)
-        loops = torch.einsum("...dijh,...hijd->...hij", seen, spread.flip(-2, -3)).flatten(-2)
-        inside = nn.functional.unfold(x.new_ones(1, 1, *x.shape[-2:]), k, padding=k // 2)[0]
-        # The map of effects is the same for each of the K maps of a sample.
-        effects: Tensor = (loops @ inside).transpose(-1, -2)
-        return effects.repeat(*[1] * (loops.dim() - 2), maps, 1)

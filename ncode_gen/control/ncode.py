@@ -20,9 +20,10 @@ from .controllers import (
     StaticController,
     multilayer_perceptron,
 )
+from .convolutional import ConvField
 from .field import Field
 from .ladder import Products, Rung
-from .layered import ConvField, MLPField
+from .layered import MLPField
 from .system import ControlledODE, Solver
 
 __all__ = ["NCODE", "Feedback", "Loop"]

@@ -25,7 +25,7 @@ from ..solvers import (
 )
 from .controllers import Controller
 from .dynamics import ControlDynamics, CoupledDynamics
-from .field import Field, VectorField
+from .field import Field
 from .native import shallow_field, shallow_solve
 
 __all__ = ["ControlledODE", "DensityError", "FlowSolution", "Solver", "SolverOptions"]
@@ -305,10 +305,14 @@ class ControlledODE(nn.Module):
                 state: State = (points, start.expand(len(points), -1), *totals)
                 dynamics = CoupledDynamics(self.field, controller, None, wanted, noise)
             else:
-                steered = controller.steer(self.field, condition)
-                fast = self._solve_natively(steered, points, times, solver, wanted, noise)
-                if fast is not None:
-                    return self._result(fast, x, wanted)
+                if type(controller).steer is Controller.steer:  # one theta for the whole solve
+                    control = controller.start(condition)
+                    fast = self._solve_natively(control, points, times, solver, wanted, noise)
+                    if fast is not None:
+                        return self._result(fast, x, wanted)
+                    steered = self.field.bind(control)
+                else:
+                    steered = controller.steer(self.field, condition)
                 state = (points, *totals)
                 dynamics = CoupledDynamics(self.field, controller, steered, wanted, noise)
             controls = points.shape[0] * points.shape[1] * self.field.control_size
@@ -317,7 +321,7 @@ class ControlledODE(nn.Module):
 
     def _solve_natively(
         self,
-        steered: VectorField,
+        control: Tensor,
         points: Tensor,
         times: Tensor,
         solver: Solver,
@@ -330,7 +334,7 @@ class ControlledODE(nn.Module):
         given = times if solver.grid is None else solver.grid
         if "energy" in wanted or given.requires_grad or given.dim() != 1 or given.shape[0] < 2:
             return None
-        field = shallow_field(steered, points)
+        field = shallow_field(self.field, control, points)
         if field is None:
             return None
         if solver.grid is None:
@@ -338,7 +342,7 @@ class ControlledODE(nn.Module):
         else:
             nodes, kept = solver.grid, [0, solver.grid.shape[0] - 1]
             times = torch.stack([nodes[0], nodes[-1]])
-        parts = shallow_solve(field, steered.control, points, nodes, kept, solver.method, log_det="log_det" in wanted)
+        parts = shallow_solve(field, control, points, nodes, kept, solver.method, log_det="log_det" in wanted)
         taken = nodes.shape[0] - 1
         return Solution(times, parts, nfe=evaluations(solver.method, taken), accepted=taken, rejected=0)
 

@@ -3,8 +3,9 @@
 from .features import FEATURES, FeatureNetwork, default_features, load_features
 from .frechet import GaussianStatistics, frechet_distance
 from .kernel import kernel_distance
+from .latents import interpolation_score, linear_probe
 from .likelihood import LikelihoodScores, score_likelihood
-from .manifold import precision_recall
+from .manifold import density_coverage, precision_recall
 from .reconstruction import score_reconstruction, structural_similarity
 from .score import Score, mean_score
 
@@ -15,8 +16,11 @@ __all__ = [
     "LikelihoodScores",
     "Score",
     "default_features",
+    "density_coverage",
     "frechet_distance",
+    "interpolation_score",
     "kernel_distance",
+    "linear_probe",
     "load_features",
     "mean_score",
     "precision_recall",

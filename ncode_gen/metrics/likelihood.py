@@ -51,7 +51,7 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
     """Double the steps of Runge-Kutta 4 until ELBO and importance-weighted bound both move by less than `tolerance`.
 
     Args:
-        model: a model whose posterior is a flow.
+        model: a model with a flow in its posterior or its prior; all its flows are refined.
         images: (n, C, H, W) in [0, 1]; the same noise is used with all steps.
         seed: seed of the noise.
         tolerance: nats an image.
@@ -62,14 +62,13 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
     Raises:
         ValueError: the value still moves at 256 steps.
     """
-    assert model.posterior.flow is not None
 
     def means(steps: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         bounds = list(model.bounds(images, PROBE_PARTICLES, generator, steps=steps, method="rk4"))
         return torch.stack([torch.cat([bound[i] for bound in bounds]).mean() for i in (0, 1)])
 
-    steps = model.posterior.flow.solver.steps
+    steps = max(flow.solver.steps for flow in model.flows)
     before = means(steps)
     while steps < MOST_STEPS:
         steps *= 2
@@ -97,16 +96,19 @@ def score_likelihood(
         DensityError: the model is a deterministic autoencoder.
         ValueError: no number of steps makes the value stand.
     """
-    flow = model.random_posterior().flow
+    model.random_posterior()
     size = math.prod(images.shape)
-    if flow is None:
+    if not model.flows:
         elbo, nll = _bounds(model, images, particles, None, seed, quiet)
         return _scores(elbo, nll, elbo, nll, size, "none", "none", 0.0)
     steps, moved = refine_steps(model, images.first(PROBE, model.device), seed)
     coarse = _bounds(model, images, particles, None, seed, quiet)
     fine = _bounds(model, images, particles, steps, seed, quiet)
-    method = flow.solver.method
-    coarse_name = f"{method} x {flow.solver.steps}" if method in FIXED else method
+    names = [
+        f"{solver.method} x {solver.steps}" if solver.method in FIXED else solver.method
+        for solver in (flow.solver for flow in model.flows)
+    ]
+    coarse_name = ", ".join(dict.fromkeys(names))
     return _scores(*fine, *coarse, size, f"rk4 x {steps}", coarse_name, moved)
 
 

@@ -1,4 +1,4 @@
-"""Improved precision and recall: how much of each set lies within the other's neighbourhoods."""
+"""Precision, recall, density and coverage: how much of each set lies within the other's neighbourhoods."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .score import Score
+from .score import Score, mean_score
 
-__all__ = ["precision_recall"]
+__all__ = ["density_coverage", "precision_recall"]
 
 BLOCK = 1024
 
@@ -45,4 +45,25 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[S
     return (
         Score.from_error(precision, error(precision, len(fake))),
         Score.from_error(recall, error(recall, len(real))),
+    )
+
+
+def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[Score, Score]:
+    """Return density and coverage of features (m, d) against real features (n, d).
+
+    Density is the mean number of real neighbourhoods that a fake point lies in, over `neighbours`, and may exceed 1;
+    coverage the share of real points whose neighbourhood holds a fake one. Source: Naeem et al., "Reliable fidelity and
+    diversity metrics for generative models", ICML 2020, equations 3 and 4, with their default of 5 neighbours.
+    """
+    real, fake = real.float(), fake.float()
+    radii = _radii(real, neighbours)
+    hits, nearest = [], torch.full((len(real),), math.inf, device=real.device)
+    for part in fake.split(BLOCK):
+        distances = torch.cdist(part, real)
+        hits.append((distances <= radii).sum(1))
+        nearest = torch.minimum(nearest, distances.min(0).values)
+    covered = float((nearest <= radii).double().mean())
+    return (
+        mean_score(torch.cat(hits).double() / neighbours),
+        Score.from_error(covered, math.sqrt(covered * (1 - covered) / len(real))),
     )

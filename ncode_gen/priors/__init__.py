@@ -1,6 +1,7 @@
 """Priors: distributions of latents."""
 
+from .flow import FlowPrior
 from .mixture import GaussianMixture
 from .normal import Prior, StandardNormal
 
-__all__ = ["GaussianMixture", "Prior", "StandardNormal"]
+__all__ = ["FlowPrior", "GaussianMixture", "Prior", "StandardNormal"]

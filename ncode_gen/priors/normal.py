@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from ..control import ControlledODE
 
 __all__ = ["Prior", "StandardNormal", "standard_normal_log_prob"]
 
@@ -22,16 +25,33 @@ class Prior(nn.Module, ABC):
     dim: int
     fits = False
 
+    @property
+    def active_flow(self) -> ControlledODE | None:
+        """The flow whose solve gives samples and densities; None where there is nothing to solve."""
+        return None
+
     @abstractmethod
-    def log_prob(self, latents: Tensor) -> Tensor:
-        """Return the log-density in nats, shape (...), of latents (..., d)."""
+    def log_prob(self, latents: Tensor, *, steps: int | None = None, grid: Tensor | None = None) -> Tensor:
+        """Return the log-density in nats, shape (...), of latents (..., d).
+
+        Args:
+            latents: (..., d).
+            steps: steps of the solver, where the density takes a solve; the prior's own if None.
+            grid: nodes of the solver's steps on [0, 1], rising, instead of `steps`.
+        """
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents (n, d); the generator lives on the CPU, so that a seed means the same on every device."""
 
-    def fit(self, latents: Tensor, seed: int = 0) -> None:
-        """Fit the prior to latents (n, d); nothing to do for a fixed one."""
+    def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
+        """Fit the prior to latents (n, d); nothing to do for a fixed one, or one that was trained with the model.
+
+        Args:
+            latents: (n, d).
+            seed: seed of all that is random in it.
+            progress: called now and then with the share of the work that is done.
+        """
 
 
 def standard_normal_log_prob(latents: Tensor) -> Tensor:
@@ -55,7 +75,7 @@ class StandardNormal(Prior):
         self.register_buffer("origin", torch.zeros(dim), persistent=False)
         self.origin: Tensor
 
-    def log_prob(self, latents: Tensor) -> Tensor:
+    def log_prob(self, latents: Tensor, *, steps: int | None = None, grid: Tensor | None = None) -> Tensor:
         """Return the log-density in nats."""
         return standard_normal_log_prob(latents)
 

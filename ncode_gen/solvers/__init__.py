@@ -1,7 +1,7 @@
 """Solvers of ordinary differential equations and the `Solution` they return."""
 
 from .fixed import Derivative, State, fixed_steps, runge_kutta_step
-from .invariance import batch_invariant
+from .invariance import batch_invariant, is_batch_invariant
 from .solution import Outcome, SampleCounts, Solution
 from .solve import METHODS, Gradient, check_gradient, check_method, evaluations, nodes_of, random_grid, solve
 from .tableaus import ADAPTIVE, FIXED, EmbeddedTableau, Tableau
@@ -23,6 +23,7 @@ __all__ = [
     "check_method",
     "evaluations",
     "fixed_steps",
+    "is_batch_invariant",
     "nodes_of",
     "random_grid",
     "runge_kutta_step",

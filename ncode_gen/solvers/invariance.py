@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["batch_invariant"]
+__all__ = ["batch_invariant", "is_batch_invariant"]
 
 aten = torch.ops.aten
 BLOCK = 1 << 20  # elements of the largest intermediate product
@@ -136,6 +136,11 @@ class _BatchInvariant(TorchDispatchMode):
         if func is aten.pow.Tensor_Scalar and args[1] == int(args[1]):
             operation = func  # powers of whole numbers round alike
         return operation(*args, **(kwargs or {}))
+
+
+def is_batch_invariant() -> bool:
+    """Return whether `batch_invariant()` is entered."""
+    return _BatchInvariant.depth > 0
 
 
 @contextmanager

@@ -178,7 +178,8 @@ def test_the_density_of_the_posterior_integrates_to_one():
     model = model_of(Recipe(latent=LatentRecipe(1), flow=flow))
     features = model.features(torch.rand(1, 1, 8, 8))
     noise = torch.linspace(-6, 6, 4001).view(1, -1, 1)
-    latents, log_q = model.posterior(features, noise, SolverChoice())
+    draws = model.posterior(features, noise, SolverChoice())
+    latents, log_q = draws.latents, draws.log_prob
     assert torch.trapezoid(log_q[0].exp(), latents[0, :, 0]).abs().item() == pytest.approx(1, abs=1e-3)
 
 

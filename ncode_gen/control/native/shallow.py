@@ -17,8 +17,8 @@ from torch.autograd import forward_ad
 
 from ...solvers import FIXED, State, fixed_steps
 from ..activations import Activation
-from ..field import VectorField
-from ..layered import MLPField, ShallowField
+from ..field import Field
+from ..layered import MLPField
 from .build import load
 
 __all__ = ["shallow_field", "shallow_solve"]
@@ -36,12 +36,10 @@ class _Problem(ctypes.Structure):
     )
 
 
-def shallow_field(bound: VectorField, state: Tensor) -> MLPField | None:
-    """Return the field behind a vector field, if compiled code can solve it from a state (n, K, d); else None."""
-    field = bound.field
-    if type(bound) is not ShallowField or type(field) is not MLPField or len(field.hidden) != 1:
+def shallow_field(field: Field, control: Tensor, state: Tensor) -> MLPField | None:
+    """Return a field, if compiled code can solve it under a control from a state (n, K, d); else None."""
+    if type(field) is not MLPField or len(field.hidden) != 1:
         return None
-    control = bound.control
     if field.control != "all" or len(field.gains) or control.shape[0] != state.shape[0]:
         return None
     plain = control.dim() == 2 and control.dtype == state.dtype == torch.float32

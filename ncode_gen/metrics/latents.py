@@ -1,0 +1,70 @@
+"""What a latent space is good for: how well classes are read from it, how straight its interpolations look."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..autoencoder import LatentModel
+from ..data import TensorImages
+from .features import FeatureNetwork
+from .score import Score, mean_score
+
+__all__ = ["interpolation_score", "linear_probe"]
+
+PROBED = 10000
+
+
+def linear_probe(model: LatentModel, train: TensorImages, test: TensorImages, seed: int = 0) -> Score:
+    """Return the test accuracy of a logistic regression on the latents of labelled images.
+
+    At most 10,000 training images are used; latents are standardised; the penalty is scikit-learn's default.
+
+    Raises:
+        ValueError: images without labels.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if train.labels is None or test.labels is None:
+        raise ValueError("a linear probe needs labelled images")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:PROBED]
+
+    def latents(images: TensorImages) -> Tensor:
+        return torch.cat([model.encode(batch).cpu() for batch in images.batches(500, device=model.device)]).double()
+
+    some = train.select(chosen)
+    assert some.labels is not None
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    probe.fit(latents(some).numpy(), some.labels.numpy())
+    right = float(probe.score(latents(test).numpy(), test.labels.numpy()))
+    return Score.from_error(right, math.sqrt(right * (1 - right) / len(test)))
+
+
+@torch.no_grad()
+def interpolation_score(
+    model: LatentModel, images: Tensor, network: FeatureNetwork, *, pairs: int = 200, steps: int = 16
+) -> Score:
+    """Return how much longer the way between two images is than the straight line, in feature space; 1 is straight.
+
+    Latents of successive images are joined by a line of `steps` parts, whose decoded pictures' features make the way.
+
+    Args:
+        model: the model.
+        images: (n, C, H, W) in [0, 1], n >= 2.
+        network: the feature network.
+        pairs: pairs of images, at most n - 1.
+        steps: parts of a line.
+    """
+    latents = model.encode(images[: pairs + 1])
+    starts, ends = latents[:-1], latents[1:]
+    share = torch.linspace(0, 1, steps + 1, device=latents.device).view(-1, 1, 1)
+    line = (starts + share * (ends - starts)).flatten(0, 1)
+    found = network.of(model.decode(part) for part in line.split(500)).view(steps + 1, len(starts), -1)
+    way = (found[1:] - found[:-1]).norm(dim=-1).sum(0)
+    straight = (found[-1] - found[0]).norm(dim=-1)
+    kept = straight > 1e-6 * straight.mean()
+    return mean_score((way[kept] / straight[kept]).cpu())
