@@ -55,7 +55,7 @@ def table(data: str, rows: list[dict[str, Any]]) -> str:
         "Likelihoods with the solver refined until they move by less than 0.05 nats; time on "
         f"{protocol['environment']['threads']} threads of {protocol['environment']['device']}.",
         "",
-        "| model | " + " | ".join(keys) + " | solver | coarse NLL | epochs | s/epoch | s in all |",
+        "| model | " + " | ".join(keys) + " | solver | gap of the coarse one | epochs | s/epoch | s in all |",
         "|---|" + "---:|" * len(keys) + "---|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -65,8 +65,8 @@ def table(data: str, rows: list[dict[str, Any]]) -> str:
             half = (score["high"] - score["low"]) / 2 if score else 0
             cells.append("-" if score is None else f"{score['value']:.4g}" + (f" ±{half:.2g}" if half else ""))
         solver = row["protocol"].get("solver", {})
-        coarse = f"{solver['coarse_nll_nats']:.2f}" if solver else "-"
-        cells += [solver.get("refined", "-"), coarse, str(row["epochs"])]
+        gap = f"{solver['nll_gap_nats']:.3f}" if solver else "-"
+        cells += [solver.get("refined", "-"), gap, str(row["epochs"])]
         cells += [f"{row['median_epoch_seconds']:.1f}", f"{row['training_seconds']:.0f}"]
         lines.append(f"| {row['model']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -43,8 +43,8 @@ def card(run: Path, recipe: Recipe) -> str:
     if solver:
         lines.append(
             f"| likelihoods | K = {protocol['particles']}, {solver['refined']}, which moved by "
-            f"{solver['moved_nats']:.3f} nats at the last doubling; with {solver['coarse']} the NLL is "
-            f"{solver['coarse_nll_nats']:.3f} |"
+            f"{solver['moved_nats']:.3f} nats at the last doubling; {solver['coarse']} would flatter "
+            f"the NLL by {solver['nll_gap_nats']:.3f} |"
         )
     features = f"{protocol['features']['name']}, n={protocol['n']}, test"
     lines += ["", f"Features: {features}. Intervals: {protocol['interval']}.", "", "| score | value | 95 % interval |"]

@@ -193,8 +193,8 @@ def _score_likelihood(
     protocol["solver"] = {
         "refined": found.solver,
         "coarse": found.coarse_solver,
-        "coarse_elbo_nats": found.coarse_elbo.value,
-        "coarse_nll_nats": found.coarse_nll.value,
+        "elbo_gap_nats": found.elbo_gap,
+        "nll_gap_nats": found.nll_gap,
         "moved_nats": found.moved,
     }
 
@@ -222,7 +222,7 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
     if solver and solver["refined"] != "none":
         console.print(
             f"likelihoods with {solver['refined']}, which moved by {solver['moved_nats']:.3f} nats at the last "
-            f"doubling; with {solver['coarse']} the NLL is {solver['coarse_nll_nats']:.3f}"
+            f"doubling; {solver['coarse']} would flatter the NLL by {solver['nll_gap_nats']:.3f}"
         )
     for warning in protocol["warnings"]:
         console.print(f"warning: {warning}")

@@ -56,12 +56,12 @@ class DataRecipe:
 class EncoderRecipe:
     """The network from an image to features."""
 
-    kind: Literal["auto", "conv", "mlp"] = "auto"
-    """Convolutional or multilayer perceptron; "auto" is mlp up to 12 x 12 pixels."""
+    kind: Literal["auto", "conv", "residual", "mlp"] = "auto"
+    """Convolutions, residual blocks with GroupNorm, or a multilayer perceptron ("auto" up to 12 x 12 pixels)."""
     width: int = 64
     """Channels of the first convolution (doubled as the side is halved), or a quarter of the mlp's width."""
     blocks: int = 1
-    """Residual blocks at the smallest size, or extra hidden layers of the mlp."""
+    """Residual blocks at the smallest size (conv) or at each (residual), or extra hidden layers of the mlp."""
     features: int = 128
     """Number of features given to the posterior and to the control."""
 
@@ -70,12 +70,14 @@ class EncoderRecipe:
 class DecoderRecipe:
     """The network from a latent to the parameters of the likelihood."""
 
-    kind: Literal["auto", "conv", "mlp", "ncode"] = "auto"
-    """Transposed convolutions, multilayer perceptron ("auto" up to 12 x 12 pixels), or a controlled flow of a map."""
+    kind: Literal["auto", "conv", "residual", "mlp", "ncode"] = "auto"
+    """Transposed convolutions, residual blocks with GroupNorm, multilayer perceptron ("auto" up to 12 x 12 pixels), or
+    a controlled flow of a feature map."""
     width: int = 64
     """Channels at full size (doubled as the side is halved), or a quarter of the mlp's width."""
     blocks: int = 1
-    """Residual blocks at the smallest size, extra hidden layers of the mlp, or hidden layers of the ncode fields."""
+    """Residual blocks at the smallest size (conv) or at each (residual), extra hidden layers of the mlp, or hidden
+    layers of the ncode fields."""
     canvas: Literal["latent", "learned"] = "latent"
     """Where the map of the ncode decoder starts: a linear map of the latent, or one learned canvas for all."""
     steps: int = 1

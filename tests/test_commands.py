@@ -81,7 +81,7 @@ def test_evaluation_writes_scores_with_their_protocol(command, trained, tmp_path
         assert score["low"] <= score["value"] <= score["high"]
     protocol = result["protocol"]
     assert protocol["n"] == 300 and protocol["test_images"] == 270 and protocol["particles"] == 8
-    assert protocol["solver"]["moved_nats"] < 0.05 and "coarse_nll_nats" in protocol["solver"]
+    assert protocol["solver"]["moved_nats"] < 0.05 and "nll_gap_nats" in protocol["solver"]
     assert "FID[digits-classifier, n=300, test]" in done.stdout
     again = command("evaluate", trained, "--n", 300, "--particles", 8, "--out", "f.json", cwd=tmp_path)
     assert again.returncode == 0

@@ -10,8 +10,8 @@ from ..errors import UserError
 from ..priors import FlowPrior, GaussianMixture, Prior, StandardNormal
 from ..recipe import Recipe
 from .autoregressive import AutoregressivePosterior
-from .decoders import ConvDecoder, MLPDecoder
-from .encoders import ConvEncoder, MLPEncoder
+from .decoders import ConvDecoder, MLPDecoder, ResidualDecoder
+from .encoders import ConvEncoder, MLPEncoder, ResidualEncoder
 from .flow_decoder import FlowDecoder
 from .likelihoods import LIKELIHOODS
 from .model import LatentModel
@@ -19,8 +19,8 @@ from .posterior import ControlledPosterior, LearnedStart, Posterior
 
 __all__ = ["build_model"]
 
-ENCODERS = {"conv": ConvEncoder, "mlp": MLPEncoder}
-DECODERS = {"conv": ConvDecoder, "mlp": MLPDecoder}
+ENCODERS = {"conv": ConvEncoder, "mlp": MLPEncoder, "residual": ResidualEncoder}
+DECODERS = {"conv": ConvDecoder, "mlp": MLPDecoder, "residual": ResidualDecoder}
 TINY = 12
 
 

@@ -7,9 +7,16 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from .encoders import ResidualBlock, pyramid
+from .encoders import NormalisedBlock, ResidualBlock, group_norm, pyramid
 
-__all__ = ["ConvDecoder", "MLPDecoder"]
+__all__ = ["ConvDecoder", "MLPDecoder", "ResidualDecoder"]
+
+
+def _doubled(inputs: int, outputs: int, low: tuple[int, int], high: tuple[int, int]) -> nn.ConvTranspose2d:
+    """Return a transposed convolution from one size to the next."""
+    # An odd side comes from a ceiling when halved; one pixel less of padding at the end gives it back.
+    extra = (high[0] - 2 * low[0] + 1, high[1] - 2 * low[1] + 1)
+    return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=extra)
 
 
 class ConvDecoder(nn.Module):
@@ -34,12 +41,44 @@ class ConvDecoder(nn.Module):
         layers.append(nn.SiLU())
         for level in range(levels):
             out = channels[level + 1] if level + 1 < levels else shape[0]
-            low, high = sizes[levels - level], sizes[levels - level - 1]
-            # An odd side comes from a ceiling when halved; one pixel less of padding at the end gives it back.
-            extra = (high[0] - 2 * low[0] + 1, high[1] - 2 * low[1] + 1)
-            layers.append(nn.ConvTranspose2d(channels[level], out, 5, stride=2, padding=2, output_padding=extra))
+            layers.append(_doubled(channels[level], out, sizes[levels - level], sizes[levels - level - 1]))
             if level + 1 < levels:
                 layers.append(nn.SiLU())
+        if levels == 0:
+            layers.append(nn.Conv2d(channels[0], shape[0], 3, padding=1))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return a map of shape (n, C, H, W) for latents (n, dim)."""
+        out: Tensor = self.body(self.start(latents))
+        return out
+
+
+class ResidualDecoder(nn.Module):
+    """A linear map onto a small feature map, then residual blocks with GroupNorm at every size up to half the image's.
+
+    Args:
+        dim: number of latent dimensions.
+        shape: (C, H, W) of the output.
+        width: channels before full size; doubled, at most fourfold, as the side is halved.
+        blocks: residual blocks at each size.
+    """
+
+    def __init__(self, dim: int, shape: tuple[int, int, int], width: int, blocks: int) -> None:
+        super().__init__()
+        sizes = pyramid(shape[1], shape[2])[::-1]
+        levels = len(sizes) - 1
+        channels = [width * min(2**level, 4) for level in range(max(levels, 1))][::-1]
+        self.start = nn.Sequential(
+            nn.Linear(dim, channels[0] * math.prod(sizes[0])), nn.Unflatten(1, (channels[0], *sizes[0]))
+        )
+        layers: list[nn.Module] = []
+        for level, maps in enumerate(channels):
+            layers += [NormalisedBlock(maps) for _ in range(blocks)]
+            layers += [group_norm(maps), nn.SiLU()]
+            if levels:
+                out = channels[level + 1] if level + 1 < levels else shape[0]
+                layers.append(_doubled(maps, out, sizes[level], sizes[level + 1]))
         if levels == 0:
             layers.append(nn.Conv2d(channels[0], shape[0], 3, padding=1))
         self.body = nn.Sequential(*layers)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ConvEncoder", "MLPEncoder", "ResidualBlock", "pyramid"]
+__all__ = ["ConvEncoder", "MLPEncoder", "NormalisedBlock", "ResidualBlock", "ResidualEncoder", "pyramid"]
 
 SMALLEST = 8
 
@@ -42,6 +43,63 @@ class ResidualBlock(nn.Module):
         """Return a map of the shape of `x`, (n, channels, H, W)."""
         h: Tensor = self.second(nn.functional.silu(self.first(nn.functional.silu(x))))
         return x + h
+
+
+class NormalisedBlock(nn.Module):
+    """Two 3 x 3 convolutions around a skip, each behind a GroupNorm; it starts as the identity.
+
+    Source: He et al., "Identity mappings in deep residual networks", ECCV 2016; Wu and He, "Group normalization", 2018.
+
+    Args:
+        channels: number of channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(group_norm(channels) for _ in range(2))
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        nn.init.zeros_(cast(Tensor, self.convolutions[1].weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape of `x`, (n, channels, H, W)."""
+        h = x
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            h = convolution(nn.functional.silu(norm(h)))
+        return x + h
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return a GroupNorm of about eight channels a group."""
+    groups = max(1, channels // 8)
+    return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
+
+
+class ResidualEncoder(nn.Module):
+    """Residual blocks with GroupNorm at every size from half the image's down to a side of at most 8, then features.
+
+    Args:
+        shape: (C, H, W) of the images.
+        width: channels after the first convolution; doubled, at most fourfold, as the side is halved.
+        blocks: residual blocks at each size.
+        features: number of features.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
+        super().__init__()
+        channels, height, side = shape
+        sizes = pyramid(height, side)
+        layers: list[nn.Module] = []
+        for level in range(1, len(sizes)):
+            out = width * min(2 ** (level - 1), 4)
+            layers.append(nn.Conv2d(channels, out, 3, stride=2, padding=1))
+            layers += [NormalisedBlock(out) for _ in range(blocks)]
+            channels = out
+        self.body = nn.Sequential(*layers, group_norm(channels), nn.SiLU(), nn.Flatten())
+        self.head = nn.Linear(channels * math.prod(sizes[-1]), features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (n, features) of images (n, C, H, W) in [0, 1]."""
+        return nn.functional.silu(self.head(self.body(2 * images - 1)))
 
 
 class ConvEncoder(nn.Module):

@@ -47,3 +47,16 @@ def test_too_few_or_lost_latents_are_named():
         GaussianMixture(2, 4).fit(torch.randn(3, 2))
     with pytest.raises(UserError, match="not finite"):
         GaussianMixture(2, 2).fit(torch.full((9, 2), float("nan")))
+
+
+def test_the_number_of_components_is_chosen_and_loaded():
+    torch.manual_seed(0)
+    centres = 8 * torch.randn(5, 2)
+    prior = GaussianMixture(2, 0)
+    shares = []
+    prior.fit(centres[torch.randint(5, (3000,))] + 0.3 * torch.randn(3000, 2), 0, shares.append)
+    assert prior.components == 5 and shares[-1] <= 1
+    loaded = GaussianMixture(2, 0)
+    loaded.load_state_dict(prior.state_dict())
+    latents = torch.randn(7, 2)
+    assert loaded.components == 5 and torch.equal(loaded.log_prob(latents), prior.log_prob(latents))
