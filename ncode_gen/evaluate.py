@@ -61,7 +61,15 @@ def main(argv: list[str]) -> None:
 
     from .data import load_data
     from .files import check_writable, write_json
-    from .metrics import FEATURES, default_features, load_features, score_reconstruction
+    from .metrics import (
+        FEATURES,
+        compare_features,
+        default_features,
+        few_images_warning,
+        load_features,
+        sample_features,
+        score_reconstruction,
+    )
     from .run import describe_environment, find_run, load_recipe, load_run, resolve_device, weights_digest
 
     started = time.perf_counter()
@@ -94,7 +102,10 @@ def main(argv: list[str]) -> None:
         "interval": "95 %, value -+ 1.96 standard errors (bootstrap for fid, ten disjoint parts for kid)",
         "environment": describe_environment(device, options.seed),
     }
-    protocol["warnings"] = _score_samples(model, test, network, options, scores)
+    fake = sample_features(model, network, options.n, seed=options.seed, quiet=options.quiet)
+    real = network.of(test.batches(250, device=model.device))
+    scores |= compare_features(real, fake, options.seed)
+    protocol["warnings"] = few_images_warning(real, fake)
     scores |= score_reconstruction(model, test)
     _score_latents(model, splits.train, test, network, options, scores)
     _score_likelihood(model, test, options, scores, protocol)
@@ -105,44 +116,6 @@ def main(argv: list[str]) -> None:
     if not options.quiet:
         _print_table(recipe.name, protocol, scores)
         print(f"written to {out}")
-
-
-def _score_samples(
-    model: LatentModel, test: Images, network: FeatureNetwork, options: Options, scores: dict[str, Score]
-) -> list[str]:
-    """Score samples against test images in feature space; return warnings about the protocol."""
-    import torch
-
-    from .metrics.frechet import frechet_score
-    from .metrics.kernel import kernel_score
-    from .metrics.manifold import density_coverage, precision_recall
-    from .progress import track
-
-    batch = 250
-    generator = torch.Generator().manual_seed(options.seed)
-    with track("samples", options.n, quiet=options.quiet) as progress:
-
-        def samples() -> Any:
-            left = options.n
-            while left:
-                count = min(batch, left)
-                yield model.sample(count, generator)
-                progress.advance(count)
-                left -= count
-
-        fake = network.of(samples())
-    real = network.of(test.batches(batch, device=model.device))
-    scores["fid"] = frechet_score(real, fake, seed=options.seed)
-    scores["kid"] = kernel_score(real, fake, seed=options.seed)
-    scores["precision"], scores["recall"] = precision_recall(real, fake)
-    scores["density"], scores["coverage"] = density_coverage(real, fake)
-    fewest = min(len(real), len(fake))
-    if fewest < 2 * network.size:
-        return [
-            f"fid: {fewest} images are fewer than twice the {network.size} features, so its covariance is poorly "
-            "known; trust kid instead"
-        ]
-    return []
 
 
 def _score_latents(

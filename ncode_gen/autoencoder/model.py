@@ -167,20 +167,23 @@ class LatentModel(nn.Module):
         return images.to(self.device, torch.float32)
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None, *, batch: int = 500) -> Tensor:
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, *, batch: int = 500, steps: int | None = None
+    ) -> Tensor:
         """Draw images from the prior.
 
         Args:
             n: number of images.
             generator: random numbers, on the CPU; the default generator if None.
             batch: images decoded at a time.
+            steps: steps of the prior's solver, where it has one, instead of its own.
 
         Returns:
             Expected images given the drawn latents, (n, C, H, W) in [0, 1].
         """
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
-        return self.decode(self.prior.sample(n, generator), batch=batch)
+        return self.decode(self.prior.sample(n, generator, steps=steps), batch=batch)
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, batch: int = 500) -> Tensor:

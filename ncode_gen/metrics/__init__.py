@@ -7,6 +7,7 @@ from .latents import interpolation_score, linear_probe
 from .likelihood import LikelihoodScores, score_likelihood
 from .manifold import density_coverage, precision_recall
 from .reconstruction import score_reconstruction, structural_similarity
+from .samples import compare_features, few_images_warning, sample_features
 from .score import Score, mean_score
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "GaussianStatistics",
     "LikelihoodScores",
     "Score",
+    "compare_features",
     "default_features",
     "density_coverage",
+    "few_images_warning",
     "frechet_distance",
     "interpolation_score",
     "kernel_distance",
@@ -24,6 +27,7 @@ __all__ = [
     "load_features",
     "mean_score",
     "precision_recall",
+    "sample_features",
     "score_likelihood",
     "score_reconstruction",
     "structural_similarity",

@@ -86,7 +86,7 @@ class GaussianMixture(Prior):
         each = constant.unsqueeze(1) - 0.5 * (white * white).sum(1)
         return torch.logsumexp(each, 0).view(latents.shape[:-1])
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
         """Draw latents (n, d)."""
         if self.standard:
             return torch.randn(n, self.dim, generator=generator).to(self.means.device)

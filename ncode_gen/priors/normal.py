@@ -41,8 +41,14 @@ class Prior(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latents (n, d); the generator lives on the CPU, so that a seed means the same on every device."""
+    def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
+        """Draw latents (n, d).
+
+        Args:
+            n: number of latents.
+            generator: random numbers, on the CPU, so that a seed means the same on every device.
+            steps: steps of the solver, where drawing takes a solve; the prior's own if None.
+        """
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
         """Fit the prior to latents (n, d); nothing to do for a fixed one, or one that was trained with the model.
@@ -79,6 +85,6 @@ class StandardNormal(Prior):
         """Return the log-density in nats."""
         return standard_normal_log_prob(latents)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
         """Draw latents (n, d)."""
         return torch.randn(n, self.dim, generator=generator).to(self.origin.device)

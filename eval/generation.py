@@ -1,0 +1,252 @@
+"""Generative models side by side on one image set, in one harness: `python eval/generation.py mnist`.
+
+Every model is a recipe in models/DATA/, trained once a seed; then each prior is fitted to its latents without new
+training and scored: Frechet and kernel distance, precision, recall, density and coverage of 10,000 samples against the
+test images, and, where the posterior is a distribution, ELBO and importance-weighted likelihood with a refined solver.
+The autoencoders share encoder, decoder, latent size and epochs; so do the models scored by likelihood, but for the
+flagship (its row says what it has). Reference rows: training against test images, reconstructions, a single Gaussian.
+
+A finished cell is a file in eval/results/generation/DATA/ and is not run again. `--models` and `--seeds` choose cells, so
+that several processes can share the work; `--peers PYTHON` names a Python that has pythae (see pythae_peer.py) and adds
+that package's own models; `--table` runs nothing. Writes eval/results/generation-DATA.md and contact sheets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from generation_table import contact_sheet, table
+from torch import Tensor
+
+from ncode_gen.autoencoder import LatentModel
+from ncode_gen.data import Splits, TensorImages, load_data
+from ncode_gen.files import write_json, write_text
+from ncode_gen.metrics import (
+    FeatureNetwork,
+    Score,
+    compare_features,
+    default_features,
+    interpolation_score,
+    linear_probe,
+    load_features,
+    sample_features,
+    score_likelihood,
+    score_reconstruction,
+)
+from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
+from ncode_gen.recipe import Recipe
+from ncode_gen.run import load_run
+from ncode_gen.trainer import fit_prior
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "eval" / "results"
+CPU = torch.device("cpu")
+AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
+VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
+FLAGSHIPS = ("vae-flow", "ncode-open-flow")
+PEERS = ("RAE_L2", "VAE", "WAE_MMD")
+SAMPLES = 10000
+COARSE_STEPS = (1, 2, 4, 8)
+
+
+def new_prior(name: str, dim: int, own: Prior) -> Prior:
+    """Return an unfitted prior by name: "own", "gaussian", "mixture10", "mixture" or "flow"."""
+    if name == "own":
+        return own
+    if name == "flow":
+        return FlowPrior(dim)
+    return GaussianMixture(dim, {"gaussian": 1, "mixture10": 10, "mixture": 0}[name])
+
+
+def priors_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the priors that a model is scored with."""
+    if recipe.prior.joint:
+        return ("own",)
+    fitted = ("gaussian", "mixture10", "mixture", "flow")
+    return ("own", *fitted) if recipe.prior.kind == "normal" else fitted
+
+
+def plain(scores: dict[str, Score]) -> dict[str, Any]:
+    """Return scores as they are written."""
+    return {key: dataclasses.asdict(score) for key, score in scores.items()}
+
+
+class Study:
+    """The cells of one image set."""
+
+    def __init__(self, data: str, root: str, particles: int) -> None:
+        self.data, self.root, self.particles = data, root, particles
+        self.folder = RESULTS / "generation" / data
+        recipe = Recipe.load(ROOT / "models" / data / "vae.toml")
+        self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=root))
+        self.network: FeatureNetwork = load_features(default_features(data), None, CPU)
+        self.real = self.network.of(self.splits.test.batches(250))
+
+    def cell(self, name: str) -> Path:
+        """Return the file of a cell."""
+        return self.folder / f"{name}.json"
+
+    def write(self, name: str, **found: Any) -> None:
+        """Write a cell."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        common = {"features": self.network.name, "samples": SAMPLES, "test_images": len(self.real)}
+        write_json(self.cell(name), common | {"torch": torch.__version__, "threads": torch.get_num_threads()} | found)
+        print("finished", name, flush=True)
+
+    def reference(self) -> None:
+        """Score training images against test images: the floor."""
+        if not self.cell("floor-0-train").exists():
+            some = self.splits.train.head(SAMPLES)
+            found = compare_features(self.real, self.network.of(some.batches(250)))
+            self.write("floor-0-train", model="floor", prior="train", seed=0, scores=plain(found))
+
+    def trained(self, model: str, seed: int) -> tuple[Path, Recipe]:
+        """Train a recipe, unless that is done; return its run folder and recipe."""
+        source = ROOT / "models" / self.data / f"{model}.toml"
+        run = ROOT / "runs" / "generation" / f"{self.data}-{model}-{seed}"
+        if not (run / "weights.safetensors").exists():
+            begin = [str(source), "--out", str(run), "--seed", str(seed)]
+            arguments = ["--resume", str(run)] if (run / "state").exists() else begin
+            command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
+            subprocess.run(command, cwd=ROOT, check=True)
+        return run, Recipe.load(run / "recipe.toml")
+
+    def model(self, name: str, seed: int) -> None:
+        """Train a model and score it with every prior."""
+        recipe = Recipe.load(ROOT / "models" / self.data / f"{name}.toml")
+        wanted = [prior for prior in priors_of(recipe) if not self.cell(f"{name}-{seed}-{prior}").exists()]
+        if not wanted:
+            return
+        run, recipe = self.trained(name, seed)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        model = load_run(run, CPU).to(memory_format=torch.channels_last)
+        own = model.prior
+        common = {
+            "model": name,
+            "seed": seed,
+            "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            or sum(parameter.numel() for parameter in model.parameters()),
+            "epochs": len(rows),
+            "training_seconds": round(sum(row["seconds"] for row in rows), 1),
+            "encoder": recipe.encoder.kind,
+            "decoder": recipe.decoder.kind,
+            "dim": recipe.latent.dim,
+            "recipe": recipe.to_toml(),
+        }
+        latent_scores = self.latents(model)
+        for prior in wanted:
+            start = time.perf_counter()
+            model.prior = new_prior(prior, model.dim, own)
+            if prior != "own":
+                fit_prior(model, self.splits.train, seed, CPU)
+            fitting = time.perf_counter() - start
+            fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True)
+            scores = compare_features(self.real, fake, seed) | latent_scores
+            found: dict[str, Any] = {"prior": prior, "fitting_seconds": round(fitting, 1)}
+            if isinstance(model.prior, GaussianMixture):
+                found["components"] = model.prior.components
+            if model.prior.active_flow is not None:
+                found["fid_by_nfe"] = self.by_steps(model, seed)
+            if not model.posterior.deterministic and self.particles:
+                likelihood = score_likelihood(model, self.splits.test, self.particles, seed=seed, quiet=True)
+                scores |= {"elbo_nats": likelihood.elbo, "nll_nats": likelihood.nll}
+                found |= {"particles": self.particles, "solver": likelihood.solver, "nll_gap": likelihood.nll_gap}
+            self.write(f"{name}-{seed}-{prior}", **common, **found, scores=plain(scores))
+            if seed == 0:
+                contact_sheet(model.sample(40, torch.Generator().manual_seed(0)), self.sheet(f"{name}-{prior}"))
+
+    def sheet(self, name: str) -> Path:
+        """Return the file of a contact sheet."""
+        return self.folder / "sheets" / f"{name}.png"
+
+    def latents(self, model: LatentModel) -> dict[str, Score]:
+        """Score what does not depend on the prior."""
+        test, train = self.splits.test, self.splits.train
+        scores = score_reconstruction(model, test)
+        copies = self.network.of(model.reconstruct(batch) for batch in test.batches(250))
+        scores["reconstruction_fid"] = compare_features(self.real, copies)["fid"]
+        scores["interpolation"] = interpolation_score(model, test.first(201), self.network)
+        if isinstance(train, TensorImages) and isinstance(test, TensorImages) and train.labels is not None:
+            scores["probe"] = linear_probe(model, train, test)
+        return scores
+
+    def by_steps(self, model: LatentModel, seed: int) -> dict[str, float]:
+        """Return the Frechet distance by evaluations of the prior's field."""
+        return {
+            str(4 * steps): compare_features(
+                self.real, sample_features(model, self.network, SAMPLES, seed=seed, quiet=True, steps=steps)
+            )["fid"].value
+            for steps in COARSE_STEPS
+        }
+
+    def peer(self, python: str, name: str, seed: int) -> None:
+        """Train one of pythae's models by its own package and score what it draws."""
+        if self.cell(f"pythae-{name}-{seed}-mixture10").exists():
+            return
+        recipe = Recipe.load(ROOT / "models" / self.data / "rae-l2.toml")
+        held = ROOT / "runs" / "generation" / f"{self.data}-pythae-{name}-{seed}.npz"
+        held.parent.mkdir(parents=True, exist_ok=True)
+        if not held.exists():
+            script = str(ROOT / "eval" / "pythae_peer.py")
+            choices = ["--latent", recipe.latent.dim, "--epochs", recipe.training.epochs, "--seed", seed]
+            command = [python, script, name, self.data, "--root", self.root, "--out", str(held), *map(str, choices)]
+            subprocess.run(command, cwd=ROOT, check=True)
+        drawn = np.load(held)
+
+        def images(key: str) -> Tensor:
+            return torch.from_numpy(drawn[key]).float() / 255
+
+        copies = compare_features(self.real, self.network.of(images("reconstructions").split(250)))
+        for prior in ("normal", "mixture10"):
+            scores = compare_features(self.real, self.network.of(images(prior).split(250)), seed)
+            scores["reconstruction_fid"] = copies["fid"]
+            self.write(
+                f"pythae-{name}-{seed}-{prior}",
+                model=f"pythae {name}",
+                prior=prior,
+                seed=seed,
+                parameters=int(drawn["parameters"]),
+                epochs=recipe.training.epochs,
+                training_seconds=round(float(drawn["seconds"]), 1),
+                dim=recipe.latent.dim,
+                scores=plain(scores),
+            )
+            if seed == 0:
+                contact_sheet(images(prior)[:40], self.sheet(f"pythae-{name}-{prior}"))
+
+
+def main() -> None:
+    """Run the cells that are not done, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=("digits", "mnist", "fashion-mnist"))
+    parser.add_argument("--models", nargs="*", default=[*AUTOENCODERS, *VARIATIONAL, *FLAGSHIPS])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--root", default="data", help="folder of the image sets")
+    parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")
+    parser.add_argument("--peers", help="a Python that has pythae")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    options = parser.parse_args()
+    if not options.table:
+        study = Study(options.data, options.root, options.particles)
+        study.reference()
+        for seed in options.seeds:
+            for name in options.models:
+                study.model(name, seed)
+            for name in PEERS if options.peers else ():
+                study.peer(options.peers, name, seed)
+    text = table(options.data, RESULTS / "generation" / options.data)
+    write_text(RESULTS / f"generation-{options.data}.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

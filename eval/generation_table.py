@@ -1,0 +1,101 @@
+"""The table and the contact sheets of `eval/generation.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+COLUMNS = (
+    ("fid", "FID", 2),
+    ("kid", "KID", 0),
+    ("precision", "precision", 3),
+    ("recall", "recall", 3),
+    ("density", "density", 3),
+    ("coverage", "coverage", 3),
+    ("nll_nats", "NLL", 2),
+    ("elbo_nats", "ELBO", 2),
+    ("reconstruction_fid", "FID of copies", 2),
+    ("probe", "probe", 3),
+    ("interpolation", "way", 2),
+)
+STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+
+
+def contact_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
+    """Write images (n, C, H, W) in [0, 1] as one PNG, side by side."""
+    rows = -(-len(images) // columns)
+    channels, height, width = images.shape[1:]
+    sheet = torch.zeros(channels, rows * height, columns * width)
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        sheet[:, top : top + height, left : left + width] = image
+    pixels = (sheet.clamp(0, 1) * 255).round().byte().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (Image.fromarray(pixels[0]) if channels == 1 else Image.fromarray(pixels.transpose(1, 2, 0))).save(path)
+
+
+def _cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the finished cells by model and prior, seeds together."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        cell = json.loads(path.read_text())
+        found.setdefault((cell["model"], cell["prior"]), []).append(cell)
+    return found
+
+
+def _entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
+    """Return a score: with the interval of its samples for one seed, with that of the mean for several."""
+    scores = [cell["scores"][key] for cell in cells if key in cell["scores"]]
+    if not scores:
+        return "-"
+    if len(scores) == 1:
+        value, half = scores[0]["value"], (scores[0]["high"] - scores[0]["low"]) / 2
+    else:
+        values = torch.tensor([score["value"] for score in scores], dtype=torch.float64)
+        value, half = float(values.mean()), STUDENT_95[len(values)] * float(values.std()) / math.sqrt(len(values))
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
+
+
+def table(data: str, folder: Path) -> str:
+    """Return all finished cells of an image set as Markdown, the lowest FID first."""
+    cells = _cells(folder)
+    if not cells:
+        return f"# {data}\n\nNo cell is finished.\n"
+    some = next(iter(cells.values()))[0]
+    lines = [
+        f"# Generation: {data}",
+        "",
+        f"FID and KID[{some['features']}, n={some['samples']}, test], {some['test_images']} test images; encode grey "
+        "images, decode means. One seed: 95 % interval of the samples; several: 95 % interval of the mean over seeds. "
+        'NLL and ELBO in nats, refined solver. "way": length of the decoded line between two images over the straight '
+        'one, in feature space. "probe": accuracy of a logistic regression on the latents. Times on '
+        "one or two threads of a CPU, with another job beside.",
+        "",
+        "| model | prior | seeds | " + " | ".join(title for _, title, _ in COLUMNS) + " | parameters | epochs | s |",
+        "|---|---|---:|" + "---:|" * (len(COLUMNS) + 3),
+    ]
+    order = sorted(cells.items(), key=lambda item: sum(c["scores"]["fid"]["value"] for c in item[1]) / len(item[1]))
+    for (model, prior), group in order:
+        first = group[0]
+        name = f"{prior} ({first['components']})" if "components" in first else prior
+        entries = [_entry(group, key, digits) for key, _, digits in COLUMNS]
+        entries += [str(first.get(key, "-")) for key in ("parameters", "epochs")]
+        entries.append(f"{first['training_seconds']:.0f}" if "training_seconds" in first else "-")
+        lines.append(f"| {model} | {name} | {len(group)} | " + " | ".join(entries) + " |")
+    by_steps = [(key, group[0]["fid_by_nfe"]) for key, group in cells.items() if "fid_by_nfe" in group[0]]
+    if by_steps:
+        evaluations = list(by_steps[0][1])
+        lines += ["", "FID by evaluations of the flow prior's field (Runge-Kutta 4), seed 0:", ""]
+        lines += ["| model | prior | " + " | ".join(evaluations) + " |", "|---|---|" + "---:|" * len(evaluations)]
+        for (model, prior), found in by_steps:
+            lines.append(f"| {model} | {prior} | " + " | ".join(f"{found[e]:.2f}" for e in evaluations) + " |")
+    particles = sorted({cell["particles"] for group in cells.values() for cell in group if "particles" in cell})
+    if particles:
+        lines += ["", f"Particles of the likelihoods: {', '.join(map(str, particles))}."]
+    return "\n".join(lines) + "\n"

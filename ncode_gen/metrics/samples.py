@@ -1,0 +1,72 @@
+"""How near generated images are to real ones, in the space of a feature network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..autoencoder import LatentModel
+from ..progress import track
+from .features import FeatureNetwork
+from .frechet import frechet_score
+from .kernel import kernel_score
+from .manifold import density_coverage, precision_recall
+from .score import Score
+
+__all__ = ["compare_features", "few_images_warning", "sample_features"]
+
+BATCH = 250
+
+
+def sample_features(
+    model: LatentModel, network: FeatureNetwork, n: int, *, seed: int = 0, quiet: bool = False, steps: int | None = None
+) -> Tensor:
+    """Return the features (n, f) of samples of a model.
+
+    Args:
+        model: the model.
+        network: the feature network.
+        n: number of samples.
+        seed: seed of the samples.
+        quiet: whether to show no progress.
+        steps: steps of the prior's solver instead of its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with track("samples", n, quiet=quiet) as progress:
+
+        def samples() -> Iterator[Tensor]:
+            left = n
+            while left:
+                count = min(BATCH, left)
+                yield model.sample(count, generator, steps=steps)
+                progress.advance(count)
+                left -= count
+
+        return network.of(samples())
+
+
+def compare_features(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Score]:
+    """Return Frechet and kernel distance, precision, recall, density and coverage of features (m, f) against (n, f)."""
+    precision, recall = precision_recall(real, fake)
+    density, coverage = density_coverage(real, fake)
+    return {
+        "fid": frechet_score(real, fake, seed=seed),
+        "kid": kernel_score(real, fake, seed=seed),
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+    }
+
+
+def few_images_warning(real: Tensor, fake: Tensor) -> list[str]:
+    """Return a warning, if there are too few images for the covariance of their features, else nothing."""
+    fewest, size = min(len(real), len(fake)), real.shape[1]
+    if fewest >= 2 * size:
+        return []
+    return [
+        f"fid: {fewest} images are fewer than twice the {size} features, so its covariance is poorly known; trust kid "
+        "instead"
+    ]
