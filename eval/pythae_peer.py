@@ -28,8 +28,8 @@ from pythae.samplers import GaussianMixtureSampler, GaussianMixtureSamplerConfig
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import Tensor, nn
 
-from ncode_gen.autoencoder.decoders import ConvDecoder
-from ncode_gen.autoencoder.encoders import ConvEncoder
+from ncode_gen.autoencoder.decoders import ResidualDecoder
+from ncode_gen.autoencoder.encoders import ResidualEncoder
 from ncode_gen.data import load_data
 from ncode_gen.recipe import DataRecipe
 
@@ -38,11 +38,11 @@ FEATURES, WIDTH, BLOCKS, RATE = 256, 32, 1, 1e-3
 
 
 class Encoder(BaseEncoder):
-    """Our convolutional encoder with the heads that pythae asks for."""
+    """Our residual encoder with the heads that pythae asks for."""
 
     def __init__(self, shape: tuple[int, int, int], dim: int, *, random: bool) -> None:
         BaseEncoder.__init__(self)
-        self.body = ConvEncoder(shape, WIDTH, BLOCKS, FEATURES)
+        self.body = ResidualEncoder(shape, WIDTH, BLOCKS, FEATURES)
         self.mean = nn.Linear(FEATURES, dim)
         self.log_variance = nn.Linear(FEATURES, dim) if random else None
 
@@ -56,11 +56,11 @@ class Encoder(BaseEncoder):
 
 
 class Decoder(BaseDecoder):
-    """Our convolutional decoder, its pixels in [0, 1]."""
+    """Our residual decoder, its pixels in [0, 1]."""
 
     def __init__(self, shape: tuple[int, int, int], dim: int) -> None:
         BaseDecoder.__init__(self)
-        self.body = ConvDecoder(dim, shape, WIDTH, BLOCKS)
+        self.body = ResidualDecoder(dim, shape, WIDTH, BLOCKS)
 
     def forward(self, z: Tensor) -> ModelOutput:
         """Return pictures (n, C, H, W)."""

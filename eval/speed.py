@@ -262,7 +262,7 @@ def table(found: dict[str, Any]) -> str:
         "",
         "## Seconds from the command to a training step",
         "",
-        "The first steps run uncompiled while a thread compiles; then comes the first compiled step.",
+        "The first steps run uncompiled; then the compiler works, and the first compiled step is taken.",
         "",
         f"| recipe | {' | '.join(next(iter(found['first_step_s'].values())))} |",
         f"|---|{'---:|' * len(next(iter(found['first_step_s'].values())))}",

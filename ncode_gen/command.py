@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from .errors import UserError
 
@@ -44,20 +43,11 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except UserError as error:
         # Ctrl-C is a wish of the user's and no error.
         print(error if error.code == STOPPED else f"error: {error}", file=sys.stderr)
-        _leave(error.code)
+        raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        _leave(STOPPED)
+        raise SystemExit(STOPPED) from None
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process; a thread within the compiler cannot be stopped, and would abort the interpreter at its exit."""
-    if threading.active_count() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    raise SystemExit(code)

@@ -81,7 +81,7 @@ class DecoderRecipe:
     canvas: Literal["latent", "learned"] = "latent"
     """Where the map of the ncode decoder starts: a linear map of the latent, or one learned canvas for all."""
     steps: int = 1
-    """Steps of Runge-Kutta 4 at each resolution of the ncode decoder."""
+    """Steps of the midpoint method at each resolution of the ncode decoder."""
     likelihood: Literal["bernoulli", "gaussian", "logistic"] = "gaussian"
     """Distribution of a pixel: Bernoulli (dynamically binarised), Gaussian with learned scale, discretised logistic."""
 
@@ -163,13 +163,13 @@ class PriorRecipe:
     """Standard normal; a Gaussian mixture fitted to the training latents after training; or an N-CODE flow."""
     components: int = 10
     """Components of the mixture; 0 to choose their number by the likelihood of held-out latents."""
-    hidden: int = 512
-    """Units of the flow's field."""
-    layers: int = 1
-    """Hidden layers of the flow's field; its density is in closed form, and so fast, for one."""
+    hidden: int = 256
+    """Units of each hidden layer of the flow's field."""
+    layers: int = 3
+    """Hidden layers of the flow's field; for one, as a joint flow needs, its density is in closed form and so fast."""
     steps: int = 4
     """Steps of Runge-Kutta 4 between noise and latents."""
-    updates: int = 20000
+    updates: int = 10000
     """Updates of flow matching, after the autoencoder's training."""
     joint: bool = False
     """Whether the flow is trained together with the autoencoder, by the same bound, instead of afterwards."""

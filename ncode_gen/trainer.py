@@ -18,7 +18,7 @@ from .autoencoder import LatentModel, LearnedStart, build_model
 from .data import Images, Splits
 from .errors import UserError
 from .files import append_json_line, write_text
-from .objective import CompiledLoss, Loss, make_loss
+from .objective import CompiledLoss, make_loss
 from .progress import Reporter, track
 from .recipe import Recipe
 from .run import RECIPE, describe_environment, load_state, record_environment, save_state, save_weights
@@ -27,7 +27,7 @@ from .solvers import FIXED, random_grid
 __all__ = ["Interrupted", "fit_prior", "make_optimiser", "make_step", "train"]
 
 COMPILE_FROM = 5000
-COMPILED_AFTER = 50
+COMPILED_AFTER = 20
 REPORT_EVERY = 20
 VALIDATION_IMAGES = 2000
 PRIOR_LATENTS = 60000
@@ -84,12 +84,14 @@ def make_step(
         optimiser: its optimiser.
         compiled: whether the loss is compiled.
         tell: where one line about the compilation goes.
-        plain_steps: steps that are taken uncompiled, while a thread compiles; 0 to wait for it at the first step.
+        plain_steps: steps that are taken before it is compiled.
 
     Returns:
         A function whose result is (loss, nats, norm of the gradient), shape (3,).
     """
-    loss_of: Loss = CompiledLoss(model, recipe, tell, plain_steps) if compiled else make_loss(model, recipe)
+    loss_of = make_loss(model, recipe)
+    if compiled:
+        loss_of = CompiledLoss(loss_of, tell, plain_steps)
     limit = recipe.training.clip or math.inf
 
     def step(images: Tensor, rate: float, beta: float, generator: torch.Generator) -> Tensor:

@@ -42,7 +42,7 @@ class FlowDecoder(nn.Module):
         width: twice the channels at full size; doubled as the side is halved, at most up to four times `width`.
         blocks: hidden layers of each field, at least one.
         canvas: "latent" for a linear map of the latent, "learned" for one canvas that all latents share.
-        steps: steps of Runge-Kutta 4 at each resolution.
+        steps: steps of the midpoint method at each resolution.
 
     >>> decoder = FlowDecoder(8, (1, 28, 28), width=8, blocks=1)
     >>> decoder(torch.randn(5, 8)).shape, decoder.film(torch.randn(5, 8), torch.tensor([0.0, 0.5, 1.0])).shape
@@ -68,7 +68,7 @@ class FlowDecoder(nn.Module):
         for maps in channels:
             field = ConvField(maps, (maps,) * max(1, blocks), control="gains", activation="silu")
             head = ControlHead(trunk, field, spread=1.0)
-            self.flows.append(ControlledODE(field, OpenController(head), solver=Solver("rk4", steps)))
+            self.flows.append(ControlledODE(field, OpenController(head), solver=Solver("midpoint", steps)))
         self.enlarge = nn.ModuleList(
             _Enlarge(low, high, size) for (low, high), size in zip(pairwise(channels), sizes[1:], strict=True)
         )

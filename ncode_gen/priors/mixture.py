@@ -16,7 +16,7 @@ from .normal import Prior, standard_normal_log_prob
 
 __all__ = ["GaussianMixture"]
 
-CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200, 400)
+CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
 
 
 class GaussianMixture(Prior):
