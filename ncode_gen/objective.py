@@ -77,9 +77,9 @@ def _negative_bound(model: LatentModel, recipe: Recipe) -> Loss:
 class CompiledLoss:
     """A loss that runs as it is for some calls, and compiled from then on.
 
-    So the first steps, and their errors, are there at once, and the compiler is paid a little later. It does not work in
-    a thread meanwhile: torch's cache of autocast then waits for the interpreter's lock while the compiler, which holds
-    that, waits for the cache. Where the compiler fails, one clear line is told and the loss goes on as it is.
+    So the first steps, and their errors, are there at once, and the compiler is paid a little later. No thread compiles
+    meanwhile: torch's autocast cache can wait for the interpreter's lock while the compiler holds that and waits for
+    the cache. Where the compiler fails, one clear line is told and the loss goes on as it is.
 
     Args:
         loss: the loss.

@@ -160,9 +160,9 @@ class PriorRecipe:
     """The distribution of latents from which samples are drawn."""
 
     kind: Literal["normal", "mixture", "flow"] = "mixture"
-    """Standard normal; a Gaussian mixture fitted to the training latents after training; or an N-CODE flow."""
+    """Standard normal; a Gaussian mixture fitted to the training latents after training; or an N-CODE flow from one."""
     components: int = 10
-    """Components of the mixture; 0 to choose their number by the likelihood of held-out latents."""
+    """Components of the mixture, or of the flow's base; 0 to choose their number by held-out latents."""
     hidden: int = 256
     """Units of each hidden layer of the flow's field."""
     layers: int = 3
@@ -245,7 +245,9 @@ class Recipe:
         return recipe
 
     def to_toml(self) -> str:
-        """Return the recipe as TOML text with every key.
+        """Return the recipe as TOML text with every key that has an effect.
+
+        What has none is left out, so that a run folder can be read by a version with other defaults.
 
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "model.toml"
@@ -253,7 +255,12 @@ class Recipe:
         >>> Recipe.load(file) == Recipe()
         True
         """
-        return tomli_w.dumps(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        for key, without_effect, _ in self._idle():
+            section, name = key.split(".")
+            if without_effect:
+                values[section].pop(name, None)
+        return tomli_w.dumps(values)
 
     def check(self, source: str = "the recipe") -> None:
         """Raise a `UserError` that names the key, if a value is out of range or two do not go together."""
@@ -357,11 +364,11 @@ class Recipe:
             if wrong:
                 raise UserError(f"{source}: {reason}")
 
-    def _check_idle(self, source: str) -> None:
-        """Raise a `UserError`, if a value is set that has no effect beside the others."""
+    def _idle(self) -> tuple[tuple[str, bool, str], ...]:
+        """Return keys that need others: the key, whether it has no effect in this recipe, and what it needs."""
         objective, prior, flow = self.objective.kind, self.prior.kind, self.flow
         bound, moved = objective == "elbo", flow.loop not in ("none", "iaf")
-        idle = (
+        return (
             ("flow.feedback", flow.loop != "closed", 'flow.loop = "closed"'),
             ("flow.rank", flow.control != "low-rank", 'flow.control = "low-rank"'),
             ("flow.tolerance", flow.method in FIXED_METHODS, "an adaptive flow.method"),
@@ -375,13 +382,20 @@ class Recipe:
             ("objective.latent_penalty", objective != "autoencoder", 'objective.kind = "autoencoder"'),
             ("objective.decoder_penalty", bound, 'objective.kind = "autoencoder" or "wae"'),
             ("objective.discrepancy", objective != "wae", 'objective.kind = "wae"'),
-            ("prior.components", prior != "mixture", 'prior.kind = "mixture"'),
+            (
+                "prior.components",
+                prior == "normal" or self.prior.joint,
+                'prior.kind = "mixture" or a "flow" fitted after',
+            ),
             *((f"prior.{key}", prior != "flow", 'prior.kind = "flow"') for key in ("hidden", "layers", "steps")),
             ("prior.joint", prior != "flow", 'prior.kind = "flow"'),
             ("prior.updates", prior != "flow" or self.prior.joint, 'prior.kind = "flow" and without prior.joint'),
         )
+
+    def _check_idle(self, source: str) -> None:
+        """Raise a `UserError`, if a value is set that has no effect beside the others."""
         usual = Recipe()
-        for key, without_effect, needed in idle:
+        for key, without_effect, needed in self._idle():
             section, name = key.split(".")
             value = getattr(getattr(self, section), name)
             if without_effect and value != getattr(getattr(usual, section), name):

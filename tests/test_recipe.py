@@ -5,12 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import Recipe, TrainingRecipe
+from ncode_gen.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, Recipe, TrainingRecipe
 
 from .conftest import ROOT
 
 MODELS = sorted((ROOT / "models").rglob("*.toml"))
 SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba", "folder")
+COMPARED = (
+    *("ae", "rae-l2", "wae-mmd", "beta-vae", "node-autoencoder", "anode", "ncode-autoencoder-closed", "ffjord", "iaf"),
+    *("vae-flow", "ncode-open-flow", "conv-decoder", "ncode-decoder"),
+)
 KINDS = ("vae", "node", "ncode-open", "ncode-closed", "ncode-autoencoder")
 
 
@@ -19,6 +23,7 @@ def test_every_set_has_every_model():
         "mnist/vae-mixture.toml",
         "mnist/ncode-open-mixture.toml",
     }
+    expected |= {f"{s}/{k}.toml" for s in ("mnist", "fashion-mnist") for k in COMPARED}
     assert {str(path.relative_to(ROOT / "models")) for path in MODELS} == expected
 
 
@@ -98,3 +103,38 @@ def test_a_wrong_recipe_is_refused_by_name(tmp_path, text, message):
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(UserError, match="no model file at"):
         Recipe.load(tmp_path / "none.toml")
+
+
+def test_what_has_no_effect_is_not_written():
+    text = Recipe(flow=FlowRecipe(loop="none"), prior=PriorRecipe("normal")).to_toml()
+    assert "feedback" not in text and "components" not in text and "canvas" not in text and "loop" in text
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "word"),
+    [
+        ("prior", "hidden", 7, "prior.kind"),
+        ("decoder", "canvas", "learned", "ncode"),
+        ("objective", "discrepancy", 5.0, "wae"),
+        ("objective", "decoder_penalty", 0.1, "autoencoder"),
+        ("prior", "joint", True, "flow"),
+    ],
+)
+def test_what_has_no_effect_is_refused(section, key, value, word):
+    recipe = dataclasses.replace(Recipe(), **{section: dataclasses.replace(getattr(Recipe(), section), **{key: value})})
+    with pytest.raises(UserError, match=f"{section}.{key} .*{word}"):
+        recipe.check()
+
+
+@pytest.mark.parametrize(
+    ("sections", "word"),
+    [
+        ({"flow": FlowRecipe(augment=2)}, "flow.augment"),
+        ({"flow": FlowRecipe(loop="iaf"), "objective": ObjectiveRecipe("autoencoder")}, "iaf"),
+        ({"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("flow", joint=True)}, "prior.joint"),
+        ({"objective": ObjectiveRecipe(particles=4, free_nats=2.0)}, "free_nats"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(sections, word):
+    with pytest.raises(UserError, match=word):
+        Recipe(**sections).check()

@@ -84,7 +84,9 @@ def _prior(recipe: Recipe) -> Prior:
     if prior.kind == "mixture":
         return GaussianMixture(dim, prior.components)
     if prior.kind == "flow":
-        return FlowPrior(dim, prior.hidden, prior.layers, prior.steps, prior.updates, joint=prior.joint)
+        return FlowPrior(
+            dim, prior.hidden, prior.layers, prior.steps, prior.updates, prior.components, joint=prior.joint
+        )
     return StandardNormal(dim)
 
 

@@ -12,22 +12,24 @@ from torch import Tensor
 
 from ..control import ControlledODE, MLPField, Solver, StaticController
 from ..errors import UserError
+from .mixture import GaussianMixture
 from .normal import Prior, standard_normal_log_prob
 
 __all__ = ["FlowPrior"]
 
-BATCH, RATE, DECAY, LIMIT = 256, 2e-3, 0.999, 10.0
+BATCH, RATE, DECAY, LIMIT = 256, 1e-3, 0.999, 10.0
 
 
 class FlowPrior(Prior):
-    """A closed-loop flow from N(0, I) to the latents: the gains of the field's units follow state and time.
+    """A closed-loop flow from a base to the latents: the gains of the field's units follow state and time.
 
-    After an autoencoder's training, `fit` trains it by conditional flow matching: along straight lines from noise to
+    After an autoencoder's training, `fit` first fits a Gaussian mixture to the latents, the base, and then trains the
+    flow, which starts as the identity, by conditional flow matching: along straight lines from draws of the base to
     latents, paired within a batch by optimal transport, the field learns their velocity. No solve is needed for that,
-    and the paths are nearly straight, so that few steps sample well. Or it is trained together with the autoencoder
-    (`joint`), by the bound that its density is a part of. Before `fit`, unless joint, it is the standard normal, at
-    that one's cost. The log-density is exact: with one hidden layer, which suits `joint`, its divergence is in closed
-    form; with more, which sample better, it takes d forward derivatives at each evaluation.
+    and the paths are short and nearly straight, so that few steps sample well. Or it is trained together with the
+    autoencoder (`joint`), from N(0, I), by the bound that its density is a part of. Before `fit`, unless joint, it is
+    the standard normal, at that one's cost. The log-density is exact: with one hidden layer, which suits `joint`, its
+    divergence is in closed form; with more, which sample better, it takes d forward derivatives at each evaluation.
 
     Sources: Lipman et al., "Flow matching for generative modeling", ICLR 2023; Tong et al., "Improving and generalizing
     flow-based generative models with minibatch optimal transport", TMLR 2024.
@@ -36,8 +38,9 @@ class FlowPrior(Prior):
         dim: number of latent dimensions d.
         hidden: units of each hidden layer of the field.
         layers: hidden layers of the field.
-        steps: steps of Runge-Kutta 4 between noise and latents.
+        steps: steps of Runge-Kutta 4 between base and latents.
         updates: updates of flow matching in `fit`.
+        components: Gaussians of the base in `fit`; 0 to choose their number by the likelihood of held-out latents.
         joint: whether the flow is trained with the autoencoder, and `fit` is not called.
 
     >>> prior = FlowPrior(2, hidden=8, updates=2)
@@ -48,10 +51,19 @@ class FlowPrior(Prior):
     """
 
     def __init__(
-        self, dim: int, hidden: int = 256, layers: int = 3, steps: int = 4, updates: int = 10000, *, joint: bool = False
+        self,
+        dim: int,
+        hidden: int = 256,
+        layers: int = 3,
+        steps: int = 4,
+        updates: int = 10000,
+        components: int = 0,
+        *,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         self.dim, self.layers, self.updates, self.fits = dim, layers, updates, not joint
+        self.base = GaussianMixture(dim, 1 if joint else components)
         field = MLPField(dim, (hidden,) * layers, feedback=True, activation="silu")
         self.flow = ControlledODE(field, StaticController(field), solver=Solver("rk4", steps))
         self.flow.requires_grad_(joint)  # unless joint, `fit` trains it and the model's own training does not
@@ -81,16 +93,16 @@ class FlowPrior(Prior):
         white = ((latents - self.centre) / self.scale).reshape(1, -1, self.dim)
         back = self.flow.inverse(white, log_det=True, steps=steps, grid=None if grid is None else grid.flip(0))
         assert back.log_det is not None
-        found = standard_normal_log_prob(back.state) + back.log_det[-1] - self.scale.log().sum()
+        found = self.base.log_prob(back.state) + back.log_det[-1] - self.scale.log().sum()
         return found.view(latents.shape[:-1])
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
         """Draw latents (n, d)."""
-        noise = torch.randn(n, self.dim, generator=generator).to(self.centre.device)
+        start = self.base.sample(n, generator)
         if self.standard:
-            return noise
-        white: Tensor = self.flow(noise.unsqueeze(0), steps=steps).state.squeeze(0)
+            return start
+        white: Tensor = self.flow(start.unsqueeze(0), steps=steps).state.squeeze(0)
         return self.centre + self.scale * white
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
@@ -102,7 +114,7 @@ class FlowPrior(Prior):
             progress: called with the share of the work that is done.
 
         Raises:
-            UserError: fewer than two latents, or a latent that is not finite.
+            UserError: fewer latents than components of the base, or than two, or a latent that is not finite.
         """
         if len(latents) < 2:
             raise UserError(f"{len(latents)} latents cannot fit a flow prior; use more images")
@@ -113,6 +125,7 @@ class FlowPrior(Prior):
         self.centre.copy_(latents.mean(0))
         self.scale.copy_(latents.std(0).clamp_min(1e-4))
         white = (latents - self.centre.cpu()) / self.scale.cpu()
+        self.base.fit(white, seed)
         trained = copy.deepcopy(self.flow).requires_grad_(True)
         parameters = list(trained.parameters())
         average = [parameter.detach().clone() for parameter in parameters]
@@ -141,9 +154,9 @@ class FlowPrior(Prior):
         """Return the loss of a batch: the squared distance of the field from the velocity of straight lines."""
         size = min(BATCH, len(white))
         ends = white[torch.randint(len(white), (size,), generator=generator)]
-        noise = torch.randn(size, self.dim, generator=generator)
-        rows, columns = linear_sum_assignment(torch.cdist(noise, ends).square().numpy())
-        start, end = noise[rows].to(device), ends[columns].to(device)
+        draws = self.base.sample(size, generator).cpu()
+        rows, columns = linear_sum_assignment(torch.cdist(draws, ends).square().numpy())
+        start, end = draws[rows].to(device), ends[columns].to(device)
         t = torch.rand(size, generator=generator).to(device)
         point = start + t.unsqueeze(1) * (end - start)
         field = flow.controller.steer(flow.field, point)
