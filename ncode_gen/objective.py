@@ -65,8 +65,10 @@ def _negative_bound(model: LatentModel, recipe: Recipe) -> Loss:
             weighted = replace(terms, log_prior=beta * terms.log_prior, log_posterior=beta * terms.log_posterior)
             found = -weighted.importance_bound.mean()
         else:
-            # Free nats: below them the divergence costs nothing, so that no dimension is given up early.
-            found = beta * divergence.mean().clamp(min=objective.free_nats) - terms.log_likelihood.mean()
+            cost = divergence.mean()
+            if objective.free_nats:  # below them it costs nothing, so that no dimension is given up early
+                cost = cost.clamp(min=objective.free_nats)
+            found = beta * cost - terms.log_likelihood.mean()
         if terms.energy is not None:
             found = found + objective.kinetic * terms.energy.mean()
         return found, -terms.elbo.mean().detach()

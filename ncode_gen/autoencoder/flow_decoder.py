@@ -119,11 +119,13 @@ class FlowDecoder(nn.Module):
         for level, flow in enumerate(self.flows):
             own = wanted * count - level
             here = own[(own >= 0) & ((own < 1) | (level == count - 1) & (own <= 1))]
-            nodes = torch.unique(torch.cat([torch.tensor([0.0]), here, torch.tensor([1.0])]))
-            path = flow(maps.float(), control, times=nodes.to(latents.device)).states
+            end = flow(maps.float(), control).state
             for time in here:
-                pictures.append(self._grow(path[int(torch.searchsorted(nodes, time))], level))
-            maps = path[-1]
+                # Frames between are solved apart, so that they do not refine what the last picture comes from.
+                between = torch.stack([torch.zeros(()), time]).to(latents.device)
+                at = end if time == 1 else maps if time == 0 else flow(maps.float(), control, times=between).state
+                pictures.append(self._grow(at, level))
+            maps = end
             if level < len(self.enlarge):
                 maps = self.enlarge[level](maps)
         return torch.stack(pictures)

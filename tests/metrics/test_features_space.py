@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from ncode_gen.metrics import GaussianStatistics, frechet_distance, kernel_distance, precision_recall
+from ncode_gen.metrics import (
+    GaussianStatistics,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 from ncode_gen.metrics.frechet import frechet_score
 from ncode_gen.metrics.kernel import kernel_score
 
@@ -90,3 +96,22 @@ def test_intervals_hold_the_value_and_shrink_with_the_data():
 def test_features_that_have_no_statistics_are_refused(bad):
     with pytest.raises(ValueError, match="feature"):
         GaussianStatistics.of(bad)
+
+
+def test_density_and_coverage_of_the_same_of_distant_and_of_dropped_sets():
+    a = features()
+    density, coverage = density_coverage(a, a)
+    assert density.value == pytest.approx(1, abs=0.3) and coverage.value == 1
+    density, coverage = density_coverage(a, a + 100)
+    assert density.value == coverage.value == 0
+    generator = torch.Generator().manual_seed(0)
+    real = torch.cat([torch.randn(300, 2, generator=generator), torch.randn(300, 2, generator=generator) + 20])
+    density, coverage = density_coverage(real, torch.randn(600, 2, generator=generator))
+    assert coverage.value == pytest.approx(0.5, abs=0.05) and density.value > 0.8
+
+
+def test_density_counts_neighbourhoods_by_hand():
+    real = torch.tensor([[0.0], [1.0], [3.0]])
+    # With one neighbour the radii are 1, 1 and 2.
+    density, coverage = density_coverage(real, torch.tensor([[0.9], [4.5]]), neighbours=1)
+    assert density.value == pytest.approx((2 + 1) / 2) and coverage.value == pytest.approx(1.0)

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch import nn
+
+from ncode_gen.autoencoder import LatentModel
+from ncode_gen.autoencoder.likelihoods import Gaussian
+from ncode_gen.autoencoder.posterior import ControlledPosterior
+from ncode_gen.data import TensorImages
+from ncode_gen.metrics import interpolation_score, linear_probe
+from ncode_gen.metrics.features import FeatureNetwork
+from ncode_gen.priors import StandardNormal
+
+
+class Pixels(FeatureNetwork):
+    name, size, digest = "pixels", 4, "none"
+
+    def batch(self, images):
+        return images.flatten(1).float()
+
+
+def exact():
+    """A model whose latents are the four pixels, and whose pictures are the latents' sigmoid."""
+    posterior = ControlledPosterior(4, 4, None)
+    with torch.no_grad():
+        posterior.base.weight.copy_(torch.cat([torch.eye(4), torch.zeros(4, 4)]))
+        posterior.base.bias.zero_()
+    decoder = nn.Unflatten(1, (1, 2, 2))
+    return LatentModel((1, 2, 2), nn.Flatten(), posterior, decoder, Gaussian(), StandardNormal(4)).requires_grad_(False)
+
+
+def images(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (n,), generator=generator)
+    pixels = torch.randint(0, 256, (n, 1, 2, 2), generator=generator)
+    pixels[:, 0, 0, 0] = torch.where(labels == 1, 200, 50)
+    return TensorImages(pixels.byte(), labels)
+
+
+def test_classes_that_a_latent_shows_are_read():
+    score = linear_probe(exact(), images(300), images(100, 1))
+    assert score.value == 1.0
+
+
+def test_a_probe_needs_labels():
+    with pytest.raises(ValueError, match="labelled"):
+        linear_probe(exact(), TensorImages(images(9).pixels), images(9))
+
+
+def test_a_nearly_straight_way_scores_one():
+    score = interpolation_score(exact(), images(20).first(20), Pixels(), steps=8)
+    assert 1.0 <= score.value < 1.05  # pictures are rounded to 8 bits
