@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..control import ControlledODE, DensityError, FlowSolution
 from ..priors import Prior
+from .flow_decoder import FlowDecoder
 from .likelihoods import Likelihood
 from .posterior import ControlledPosterior, LearnedStart, Posterior, SolverChoice
 
@@ -218,6 +219,24 @@ class LatentModel(nn.Module):
             raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
         latents = latents.to(self.device, torch.float32)
         return torch.cat([self.likelihood.mean(self.output(part)) for part in latents.split(batch)])
+
+    @torch.no_grad()
+    def emergence(self, latents: Tensor, times: Tensor) -> Tensor | None:
+        """Return the pictures (T, n, C, H, W) in [0, 1] of an N-CODE decoder's flow stopped at each of `times`.
+
+        Args:
+            latents: (n, d).
+            times: rising times in [0, 1], shape (T,); at 1 the pictures are those of `decode`.
+
+        Returns:
+            The pictures, or None for a decoder that is no flow.
+        """
+        if not isinstance(self.decoder, FlowDecoder):
+            return None
+        latents = latents.to(self.device, torch.float32)
+        with torch.autocast(latents.device.type, self.precision, enabled=self.precision is not None):
+            film = self.decoder.film(latents, times).float()
+        return torch.stack([self.likelihood.mean(frame) for frame in film])
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the decoded latents of images (n, C, H, W) in [0, 1]."""

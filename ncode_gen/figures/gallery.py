@@ -12,11 +12,11 @@ from ..autoencoder import LatentModel
 from ..data import Images
 from .grids import labelled_rows
 from .style import STYLE, FileFormat, new_figure, save, show_picture
-from .trajectories import draw_film_strip, draw_paths, save_animation
+from .trajectories import draw_emergence, draw_film_strip, draw_paths, save_animation
 
 __all__ = ["FIGURES", "draw_gallery"]
 
-FIGURES = ("samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation")
+FIGURES = ("samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation", "emergence")
 CONTEXT = 1000
 
 
@@ -25,6 +25,8 @@ def draw_gallery(
     model: LatentModel, images: Images, folder: Path, *, title: str, kind: FileFormat = "png", seed: int = 0
 ) -> list[Path]:
     """Draw samples, reconstructions, interpolations, latent paths, a film strip and an animation.
+
+    Of an N-CODE decoder, also how pictures emerge along its flow.
 
     Args:
         model: the model, in eval mode.
@@ -68,6 +70,9 @@ def draw_gallery(
         files.append(save(paths, folder / "trajectories", kind))
         files.append(save(draw_film_strip(model, few[:6], title), folder / "filmstrip", kind))
         files.append(save_animation(model, held_out[:16], folder / "animation.gif"))
+    emergence = draw_emergence(model, few[:6], title)
+    if emergence is not None:
+        files.append(save(emergence, folder / "emergence", kind))
     return files
 
 

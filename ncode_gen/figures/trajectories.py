@@ -14,7 +14,7 @@ from ..files import write_atomically
 from .grids import labelled_rows, picture_grid
 from .style import COLOURS, new_figure, show_picture
 
-__all__ = ["draw_film_strip", "draw_paths", "principal_plane", "save_animation"]
+__all__ = ["draw_emergence", "draw_film_strip", "draw_paths", "principal_plane", "save_animation"]
 
 FRAMES = 33
 DRAWS = 24
@@ -89,9 +89,12 @@ def draw_paths(model: LatentModel, images: Tensor, context: Tensor, title: str) 
         # The plane through the middle of the sample's own path: other directions stay where the sample is.
         shift = (middle + offsets).to(inside) - project(inside).to(inside)
         points = (inside + shift @ plane).unsqueeze(0)
+        if flow.augment:  # the extra dimensions stay where they are, too
+            extra = path.augmented[FRAMES // 2, i, flow.dim :].expand(*points.shape[:2], -1)
+            points = torch.cat([points, extra], -1)
         control = None if path.control is None else path.control[FRAMES // 2, i : i + 1]
         velocity = flow.velocity(0.5, points, features[i : i + 1], control)[0]
-        arrows = (velocity @ plane.T).cpu()
+        arrows = (velocity[:, : flow.dim] @ plane.T).cpu()
         where = middle + offsets
         # A field at rest has no longest arrow to scale by.
         scale = (float(arrows.norm(dim=1).max()) or 1.0) * ARROWS / 1.5
@@ -133,9 +136,22 @@ def draw_film_strip(model: LatentModel, images: Tensor, title: str, frames: int 
     times = torch.linspace(0, 1, frames)
     pictures = model.trajectory(images, times, decode=True).pictures
     assert pictures is not None
+    return _strips(images, pictures, times, f"{title}: decoded x(t) along t")
+
+
+def draw_emergence(model: LatentModel, images: Tensor, title: str, frames: int = 9) -> Figure | None:
+    """Draw how pictures emerge along the flow of an N-CODE decoder, a row for each image; None without one."""
+    times = torch.linspace(0, 1, frames)
+    pictures = model.emergence(model.encode(images), times)
+    return None if pictures is None else _strips(images, pictures, times, f"{title}: the decoder's flow, stopped at t")
+
+
+def _strips(images: Tensor, pictures: Tensor, times: Tensor, title: str) -> Figure:
+    """Draw pictures (T, n, C, H, W) with a row for each image, its original before it."""
     rows = [torch.cat([images[i : i + 1].cpu(), pictures[:, i].cpu()]) for i in range(len(images))]
-    figure = labelled_rows(rows, [f"sample {i + 1}" for i in range(len(images))], f"{title}: decoded x(t) along t")
-    for spot, label in zip(figure.axes[: frames + 1], ["original", *(f"t = {t:.2f}" for t in times)], strict=True):
+    figure = labelled_rows(rows, [f"sample {i + 1}" for i in range(len(images))], title)
+    labels = ["original", *(f"t = {t:.2f}" for t in times)]
+    for spot, label in zip(figure.axes[: len(labels)], labels, strict=True):
         spot.set_title(label, fontsize=7)
     return figure
 

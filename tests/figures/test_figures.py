@@ -5,7 +5,7 @@ from ncode_gen.autoencoder import build_model
 from ncode_gen.data import TensorImages
 from ncode_gen.figures import draw_gallery, picture_grid, to_bytes
 from ncode_gen.figures.trajectories import principal_plane
-from ncode_gen.recipe import FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
+from ncode_gen.recipe import DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
 
 
 def images(n=30, channels=1):
@@ -34,6 +34,25 @@ def test_every_model_with_a_flow_has_all_pictures(tmp_path, recipe):
         "samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation"
     ]  # fmt: skip
     assert all(file.stat().st_size > 1000 for file in files)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(decoder=DecoderRecipe(kind="ncode", width=4), flow=FlowRecipe(loop="none")),
+        Recipe(flow=FlowRecipe(loop="static", augment=2), objective=ObjectiveRecipe("autoencoder")),
+        Recipe(flow=FlowRecipe(loop="iaf", steps=1)),
+        Recipe(prior=PriorRecipe("flow", joint=True, layers=1, hidden=8)),
+    ],
+    ids=["ncode decoder", "anode", "iaf", "flow prior"],
+)
+def test_every_kind_of_model_can_be_drawn(tmp_path, recipe):
+    recipe.check()
+    model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
+    names = {file.stem for file in draw_gallery(model, images(), tmp_path, title="test")}
+    assert {"samples", "reconstructions", "interpolations"} <= names
+    assert ("emergence" in names) == (recipe.decoder.kind == "ncode")
+    assert ("trajectories" in names) == (recipe.flow.loop in ("static", "open"))
 
 
 def test_without_a_flow_there_are_no_trajectories(tmp_path):
