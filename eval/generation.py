@@ -53,7 +53,7 @@ CPU = torch.device("cpu")
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
 VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
 FLAGSHIPS = ("vae-flow", "ncode-open-flow")
-PEERS = ("RAE_L2", "VAE", "WAE_MMD")
+PEERS = ["RAE_L2", "VAE", "WAE_MMD"]
 SAMPLES = 10000
 COARSE_STEPS = (1, 2, 4, 8)
 
@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of the image sets")
     parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")
     parser.add_argument("--peers", help="a Python that has pythae")
+    parser.add_argument("--peer-models", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--table", action="store_true", help="only write the table")
     options = parser.parse_args()
     if not options.table:
@@ -243,7 +244,7 @@ def main() -> None:
         for seed in options.seeds:
             for name in options.models:
                 study.model(name, seed)
-            for name in PEERS if options.peers else ():
+            for name in options.peer_models if options.peers else ():
                 study.peer(options.peers, name, seed)
     text = table(options.data, RESULTS / "generation" / options.data)
     write_text(RESULTS / f"generation-{options.data}.md", text)
