@@ -24,6 +24,7 @@ COLUMNS = (
     ("probe", "probe", 3),
     ("interpolation", "way", 2),
 )
+SHORT = ("fid", "kid", "recall", "coverage", "nll_nats", "elbo_nats", "reconstruction_fid")
 STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
@@ -62,6 +63,32 @@ def _entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
+def short_table(data: str, folder: Path) -> str:
+    """Return the columns that README shows."""
+    cells = _cells(folder)
+    some = next(iter(cells.values()))[0]
+    columns = [column for column in COLUMNS if column[0] in SHORT]
+    lines = [
+        f"**{data}, all models in one harness** (`python eval/generation.py {data}`; FID and KID[{some['features']}, "
+        f"n={some['samples']}, test]; 95 % intervals; the full table is in `eval/results/generation-{data}.md`):",
+        "",
+        "| model | prior | " + " | ".join(title for _, title, _ in columns) + " | epochs |",
+        "|---|---|" + "---:|" * (len(columns) + 1),
+    ]
+    for (model, prior), group in _best_first(cells):
+        name = f"{prior} ({group[0]['components']})" if "components" in group[0] else prior
+        entries = [_entry(group, key, digits) for key, _, digits in columns]
+        lines.append(f"| {model} | {name} | " + " | ".join(entries) + f" | {group[0].get('epochs', '-')} |")
+    return "\n".join(lines)
+
+
+def _best_first(
+    cells: dict[tuple[str, str], list[dict[str, Any]]],
+) -> list[tuple[tuple[str, str], list[dict[str, Any]]]]:
+    """Return the cells in the order of their mean FID."""
+    return sorted(cells.items(), key=lambda item: sum(c["scores"]["fid"]["value"] for c in item[1]) / len(item[1]))
+
+
 def table(data: str, folder: Path) -> str:
     """Return all finished cells of an image set as Markdown, the lowest FID first."""
     cells = _cells(folder)
@@ -80,8 +107,7 @@ def table(data: str, folder: Path) -> str:
         "| model | prior | seeds | " + " | ".join(title for _, title, _ in COLUMNS) + " | parameters | epochs | s |",
         "|---|---|---:|" + "---:|" * (len(COLUMNS) + 3),
     ]
-    order = sorted(cells.items(), key=lambda item: sum(c["scores"]["fid"]["value"] for c in item[1]) / len(item[1]))
-    for (model, prior), group in order:
+    for (model, prior), group in _best_first(cells):
         first = group[0]
         name = f"{prior} ({first['components']})" if "components" in first else prior
         entries = [_entry(group, key, digits) for key, _, digits in COLUMNS]

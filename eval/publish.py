@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from generation_table import short_table
 from summary import summaries
 
 from ncode_gen.files import write_text
@@ -84,6 +85,8 @@ def main() -> None:
         f"{cost['ratio_quartiles'][1]:.2f} "
         f"(`python eval/epoch_cost.py {cost['data']} {' '.join(names)}`)."
     )
+    folders = sorted(path for path in (results / "generation").glob("*") if any(path.glob("*.json")))
+    parts += [short_table(folder.name, folder) for folder in folders]
     parts += summaries(results)
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
