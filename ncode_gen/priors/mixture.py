@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from .normal import Prior, standard_normal_log_prob
 __all__ = ["GaussianMixture"]
 
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
+TRIED_ROUNDS = 30
 
 
 class GaussianMixture(Prior):
@@ -126,7 +128,7 @@ class GaussianMixture(Prior):
         for tried, components in enumerate(CANDIDATES):
             if components > len(rest):
                 break
-            score = float(_fitted(components, rest, seed).score(held))
+            score = float(_fitted(components, rest, seed, rounds=TRIED_ROUNDS).score(held))
             if progress is not None:
                 progress((tried + 1) / len(CANDIDATES))
             if score <= highest:
@@ -135,8 +137,12 @@ class GaussianMixture(Prior):
         return best
 
 
-def _fitted(components: int, values: NDArray[np.float64], seed: int) -> Any:
+def _fitted(components: int, values: NDArray[np.float64], seed: int, rounds: int = 200) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture as Fitted
 
-    fitted = Fitted(components, covariance_type="full", reg_covar=1e-5, random_state=seed, max_iter=200)
-    return fitted.fit(values)
+    fitted = Fitted(components, covariance_type="full", reg_covar=1e-5, random_state=seed, max_iter=rounds)
+    with warnings.catch_warnings():
+        # Where the rounds run out the mixture is a little less likely than it could be, and no worse for that.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return fitted.fit(values)
