@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import tomli_w
 
+from .consistency import check_recipe, idle_keys
 from .errors import UserError
 
 __all__ = [
@@ -26,8 +27,6 @@ __all__ = [
     "Recipe",
     "TrainingRecipe",
 ]
-
-FIXED_METHODS = ("euler", "midpoint", "heun", "rk4")
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ class Recipe:
         True
         """
         values = dataclasses.asdict(self)
-        for key, without_effect, _ in self._idle():
+        for key, without_effect, _ in idle_keys(self):
             section, name = key.split(".")
             if without_effect:
                 values[section].pop(name, None)
@@ -264,142 +263,7 @@ class Recipe:
 
     def check(self, source: str = "the recipe") -> None:
         """Raise a `UserError` that names the key, if a value is out of range or two do not go together."""
-        for key, value, least in (
-            ("data.size", self.data.size, 0),
-            ("data.limit", self.data.limit, 0),
-            ("encoder.width", self.encoder.width, 1),
-            ("encoder.blocks", self.encoder.blocks, 0),
-            ("encoder.features", self.encoder.features, 1),
-            ("decoder.width", self.decoder.width, 1),
-            ("decoder.blocks", self.decoder.blocks, 0),
-            ("latent.dim", self.latent.dim, 1),
-            ("flow.hidden", self.flow.hidden, 1),
-            ("flow.layers", self.flow.layers, 0),
-            ("flow.rank", self.flow.rank, 1),
-            ("flow.gamma", self.flow.gamma, 0),
-            ("flow.steps", self.flow.steps, 1),
-            ("flow.augment", self.flow.augment, 0),
-            ("decoder.steps", self.decoder.steps, 1),
-            ("prior.components", self.prior.components, 0),
-            ("prior.hidden", self.prior.hidden, 1),
-            ("prior.layers", self.prior.layers, 1),
-            ("prior.steps", self.prior.steps, 1),
-            ("prior.updates", self.prior.updates, 1),
-            ("training.epochs", self.training.epochs, 1),
-            ("training.batch", self.training.batch, 1),
-            ("training.validate_every", self.training.validate_every, 1),
-            ("training.picture_every", self.training.picture_every, 1),
-            ("training.workers", self.training.workers, 0),
-            ("objective.beta", self.objective.beta, 0),
-            ("objective.particles", self.objective.particles, 1),
-            ("objective.free_nats", self.objective.free_nats, 0),
-            ("objective.kinetic", self.objective.kinetic, 0),
-            ("objective.latent_penalty", self.objective.latent_penalty, 0),
-            ("objective.decoder_penalty", self.objective.decoder_penalty, 0),
-            ("objective.discrepancy", self.objective.discrepancy, 0),
-            ("training.decay", self.training.decay, 0),
-            ("training.clip", self.training.clip, 0),
-        ):
-            if not value >= least:
-                raise UserError(f"{source}: {key} must be at least {least}, got {value}")
-        for key, share in (
-            ("data.validation", self.data.validation),
-            ("data.test", self.data.test),
-            ("objective.warmup", self.objective.warmup),
-            ("training.warmup", self.training.warmup),
-            ("training.ema", self.training.ema),
-        ):
-            if not 0 <= share < 1:
-                raise UserError(f"{source}: {key} must be at least 0 and below 1, got {share}")
-        if not 0 < self.training.rate < float("inf"):
-            raise UserError(f"{source}: training.rate must be above 0, got {self.training.rate}")
-        if not 0 < self.flow.tolerance < 1:
-            raise UserError(f"{source}: flow.tolerance must be above 0 and below 1, got {self.flow.tolerance}")
-        if not self.name or self.name.startswith(".") or "/" in self.name or "\\" in self.name:
-            raise UserError(f"{source}: name must be a plain folder name, got {self.name!r}")
-        self._check_pairs(source)
-        self._check_idle(source)
-
-    def _check_pairs(self, source: str) -> None:
-        """Raise a `UserError`, if two values do not go together."""
-        bound = self.objective.kind == "elbo"
-        for wrong, reason in (
-            (
-                bound and self.flow.loop == "closed" and self.flow.feedback == "dynamic",
-                'flow.feedback = "dynamic" has no density, which objective.kind = "elbo" needs; use feedback "gain" or '
-                '"weights", or the objective "autoencoder"',
-            ),
-            (
-                bound and self.flow.augment > 0,
-                'flow.augment leaves no density, which objective.kind = "elbo" needs; use the objective "autoencoder"',
-            ),
-            (
-                not bound and self.flow.loop == "iaf",
-                f'flow.loop = "iaf" is a random posterior, which objective.kind = "{self.objective.kind}" has no use '
-                'for; use "none", "static", "open" or "closed"',
-            ),
-            (
-                self.objective.kind == "autoencoder" and self.prior.kind == "normal",
-                'objective.kind = "autoencoder" leaves the latents without a fixed distribution; set prior.kind = '
-                '"mixture" or "flow"',
-            ),
-            (
-                not bound and self.prior.joint,
-                "prior.joint trains the prior by the evidence lower bound; leave it out, or set objective.kind = "
-                '"elbo"',
-            ),
-            (
-                self.flow.grid == "random" and self.flow.method not in FIXED_METHODS,
-                'flow.grid = "random" needs flow.method euler, midpoint, heun or rk4',
-            ),
-            (
-                self.flow.dynamics and self.flow.loop != "open",
-                f'flow.dynamics belongs to flow.loop = "open", got "{self.flow.loop}"',
-            ),
-            (
-                self.objective.particles > 1 and self.objective.free_nats > 0,
-                "objective.free_nats belongs to the bound of one particle; leave it out with objective.particles > 1",
-            ),
-        ):
-            if wrong:
-                raise UserError(f"{source}: {reason}")
-
-    def _idle(self) -> tuple[tuple[str, bool, str], ...]:
-        """Return keys that need others: the key, whether it has no effect in this recipe, and what it needs."""
-        objective, prior, flow = self.objective.kind, self.prior.kind, self.flow
-        bound, moved = objective == "elbo", flow.loop not in ("none", "iaf")
-        return (
-            ("flow.feedback", flow.loop != "closed", 'flow.loop = "closed"'),
-            ("flow.rank", flow.control != "low-rank", 'flow.control = "low-rank"'),
-            ("flow.tolerance", flow.method in FIXED_METHODS, "an adaptive flow.method"),
-            ("flow.augment", not moved, "a flow"),
-            ("decoder.canvas", self.decoder.kind != "ncode", 'decoder.kind = "ncode"'),
-            ("decoder.steps", self.decoder.kind != "ncode", 'decoder.kind = "ncode"'),
-            ("objective.beta", not bound, 'objective.kind = "elbo"'),
-            ("objective.particles", not bound, 'objective.kind = "elbo"'),
-            ("objective.free_nats", not bound, 'objective.kind = "elbo"'),
-            ("objective.kinetic", not (bound and moved), 'objective.kind = "elbo" and a flow'),
-            ("objective.latent_penalty", objective != "autoencoder", 'objective.kind = "autoencoder"'),
-            ("objective.decoder_penalty", bound, 'objective.kind = "autoencoder" or "wae"'),
-            ("objective.discrepancy", objective != "wae", 'objective.kind = "wae"'),
-            (
-                "prior.components",
-                prior == "normal" or self.prior.joint,
-                'prior.kind = "mixture" or a "flow" fitted after',
-            ),
-            *((f"prior.{key}", prior != "flow", 'prior.kind = "flow"') for key in ("hidden", "layers", "steps")),
-            ("prior.joint", prior != "flow", 'prior.kind = "flow"'),
-            ("prior.updates", prior != "flow" or self.prior.joint, 'prior.kind = "flow" and without prior.joint'),
-        )
-
-    def _check_idle(self, source: str) -> None:
-        """Raise a `UserError`, if a value is set that has no effect beside the others."""
-        usual = Recipe()
-        for key, without_effect, needed in self._idle():
-            section, name = key.split(".")
-            value = getattr(getattr(self, section), name)
-            if without_effect and value != getattr(getattr(usual, section), name):
-                raise UserError(f"{source}: {key} = {value!r} has an effect only with {needed}; leave it out")
+        check_recipe(self, Recipe(), source)
 
 
 def _from_mapping(cls: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:
