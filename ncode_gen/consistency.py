@@ -40,6 +40,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
         ("flow.rank", flow.control != "low-rank", 'flow.control = "low-rank"'),
         ("flow.tolerance", flow.method in FIXED_METHODS, "an adaptive flow.method"),
         ("flow.augment", not moved, "a flow"),
+        ("flow.log_det_by", not (bound and (moved or recipe.prior.joint)), 'objective.kind = "elbo" and a flow'),
         ("decoder.canvas", recipe.decoder.kind != "ncode", 'decoder.kind = "ncode"'),
         ("decoder.steps", recipe.decoder.kind != "ncode", 'decoder.kind = "ncode"'),
         ("objective.beta", not bound, 'objective.kind = "elbo"'),
@@ -145,6 +146,10 @@ def _check_pairs(recipe: Recipe, source: str) -> None:
         (
             recipe.flow.grid == "random" and recipe.flow.method not in FIXED_METHODS,
             'flow.grid = "random" needs flow.method euler, midpoint, heun or rk4',
+        ),
+        (
+            recipe.flow.log_det_by == "steps" and (recipe.flow.method not in FIXED_METHODS or recipe.flow.dynamics),
+            'flow.log_det_by = "steps" needs flow.method euler, midpoint, heun or rk4, and no flow.dynamics',
         ),
         (
             recipe.flow.dynamics and recipe.flow.loop != "open",

@@ -126,6 +126,8 @@ class FlowRecipe:
     """Steps on [0, 1] of a fixed-step solver."""
     tolerance: float = 1e-4
     """Relative and absolute tolerance of a step of an adaptive solver."""
+    log_det_by: Literal["divergence", "steps"] = "divergence"
+    """Integrate the divergence, or take each step's own Jacobian: dearer, and exact with any number of steps."""
     grid: Literal["even", "random"] = "even"
     """Time grid in training; a random one keeps the flow from fitting the error of an even one."""
 

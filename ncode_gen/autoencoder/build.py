@@ -54,6 +54,7 @@ def _flow(recipe: Recipe) -> NCODE | None:
             steps=flow.steps,
             rtol=flow.tolerance,
             atol=flow.tolerance,
+            log_det_by=flow.log_det_by,
         )
     except ValueError as error:
         raise UserError(f"section [flow] of the recipe: {error}") from None
@@ -85,7 +86,14 @@ def _prior(recipe: Recipe) -> Prior:
         return GaussianMixture(dim, prior.components)
     if prior.kind == "flow":
         return FlowPrior(
-            dim, prior.hidden, prior.layers, prior.steps, prior.updates, prior.components, joint=prior.joint
+            dim,
+            prior.hidden,
+            prior.layers,
+            prior.steps,
+            prior.updates,
+            prior.components,
+            joint=prior.joint,
+            log_det_by=recipe.flow.log_det_by if prior.joint else "divergence",
         )
     return StandardNormal(dim)
 

@@ -12,7 +12,8 @@ from .convolutional import ConvField
 from .field import ConstantField, Field, VectorField
 from .layered import LayeredField, LinearField, MLPField
 from .ncode import NCODE
-from .system import ControlledODE, DensityError, FlowSolution, Solver, SolverOptions
+from .solver import LogDet, Solver, SolverOptions
+from .system import ControlledODE, DensityError, FlowSolution
 
 __all__ = [
     "NCODE",
@@ -28,6 +29,7 @@ __all__ = [
     "FlowSolution",
     "LayeredField",
     "LinearField",
+    "LogDet",
     "MLPField",
     "OpenController",
     "Solver",

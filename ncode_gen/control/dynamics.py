@@ -80,6 +80,11 @@ class CoupledDynamics:
             measured["energy"] = velocity.square().flatten(2).sum(-1)
         return (velocity, *rates, *(measured[name] for name in self.measures))
 
+    def without(self, measure: str) -> CoupledDynamics:
+        """Return the dynamics that do not integrate a measure."""
+        measures = tuple(name for name in self.measures if name != measure)
+        return CoupledDynamics(self.field, self.controller, self.steered, measures, self.noise)
+
     def take(self, rows: Tensor) -> CoupledDynamics:
         """Return the dynamics of some of the samples; `rows` is an index or a mask, shape (n,)."""
         steered = None if self.steered is None else self.steered.take(rows)

@@ -24,7 +24,8 @@ from .convolutional import ConvField
 from .field import Field
 from .ladder import Products, Rung
 from .layered import MLPField
-from .system import ControlledODE, Solver
+from .solver import LogDet, Solver
+from .system import ControlledODE
 
 __all__ = ["NCODE", "Feedback", "Loop"]
 
@@ -61,6 +62,7 @@ class NCODE(ControlledODE):
         atol: absolute tolerance of an adaptive solver.
         max_steps: steps that a sample may try in "dopri5" and "tsit5".
         gradient: how gradients are found, see `ncode_gen.control.Solver`.
+        log_det_by: how a log-determinant is found, likewise.
 
     Raises:
         ValueError: an unknown loop, feedback, rung or method, or sizes that do not fit.
@@ -100,6 +102,7 @@ class NCODE(ControlledODE):
         atol: float = 1e-6,
         max_steps: int = 1000,
         gradient: Gradient | Literal["auto"] = "auto",
+        log_det_by: LogDet = "divergence",
     ) -> None:
         if loop not in ("static", "open", "closed"):
             raise ValueError(f'loop must be "static", "open" or "closed", got {loop!r}')
@@ -107,7 +110,7 @@ class NCODE(ControlledODE):
             raise ValueError(f'feedback must be "gain", "weights" or "dynamic", got {feedback!r}')
         if dynamics and loop != "open":
             raise ValueError('dynamics belong to the open loop; for the closed one say feedback="dynamic"')
-        solver = Solver(method, steps, None, rtol, atol, max_steps, gradient)
+        solver = Solver(method, steps, None, rtol, atol, max_steps, gradient, log_det_by)
         gains = loop == "closed" and feedback == "gain"
         field: Field
         if kernel is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,9 @@ from typing_extensions import Unpack
 from ..solvers import (
     ADAPTIVE,
     FIXED,
-    Gradient,
     Solution,
     State,
     batch_invariant,
-    check_gradient,
-    check_method,
     evaluations,
     nodes_of,
     solve,
@@ -27,10 +24,10 @@ from .controllers import Controller
 from .dynamics import ControlDynamics, CoupledDynamics
 from .field import Field
 from .native import shallow_field, shallow_solve
+from .solver import Solver, SolverOptions
+from .step_map import solve_with_step_maps
 
-__all__ = ["ControlledODE", "DensityError", "FlowSolution", "Solver", "SolverOptions"]
-
-REBUILT_BYTES = 256 << 20
+__all__ = ["ControlledODE", "DensityError", "FlowSolution"]
 
 
 class DensityError(ValueError):
@@ -55,62 +52,6 @@ class FlowSolution(Solution):
     energy: Tensor | None = None
     roughness: Tensor | None = None
     control: Tensor | None = None
-
-
-class SolverOptions(TypedDict, total=False):
-    """What one solve may do differently; None, or nothing, keeps the module's own."""
-
-    method: str | None
-    steps: int | None
-    grid: Tensor | None
-    rtol: float | None
-    atol: float | None
-    max_steps: int | None
-    gradient: Gradient | Literal["auto"] | None
-
-
-@dataclass(frozen=True)
-class Solver:
-    """How a flow is solved; see `ncode_gen.solvers.solve`.
-
-    Attributes:
-        method: name of the solver.
-        steps: steps on the whole interval (fixed-step methods).
-        grid: nodes of the steps, shape (S + 1,), instead of `steps` and of the requested times.
-        rtol: relative tolerance (adaptive methods).
-        atol: absolute tolerance (adaptive methods).
-        max_steps: steps that a sample may try ("dopri5", "tsit5").
-        gradient: "backprop", "checkpoint", "adjoint"; "auto" takes "checkpoint" where theta is rebuilt at every
-            evaluation and all the thetas of a solve would hold more than 256 MiB, else "backprop".
-
-    Raises:
-        ValueError: an unknown method, a number of steps below one, or a gradient that the method cannot give.
-    """
-
-    method: str = "rk4"
-    steps: int = 8
-    grid: Tensor | None = None
-    rtol: float = 1e-6
-    atol: float = 1e-6
-    max_steps: int = 1000
-    gradient: Gradient | Literal["auto"] = "auto"
-
-    def __post_init__(self) -> None:
-        check_method(self.method)
-        if self.gradient != "auto":
-            check_gradient(self.gradient, self.method)
-        if self.steps < 1 or self.max_steps < 1:
-            raise ValueError(f"steps must be >= 1, got {min(self.steps, self.max_steps)}")
-
-    def choose_gradient(self, rebuilds: bool, controls: int) -> Gradient:
-        """Return how gradients are found, where theta has `controls` numbers in all."""
-        if self.gradient != "auto":
-            return self.gradient
-        steps = self.steps if self.grid is None else self.grid.shape[0] - 1
-        nfe = evaluations(self.method, steps)
-        if self.method in ADAPTIVE:
-            nfe = 64
-        return "checkpoint" if rebuilds and 4 * nfe * controls > REBUILT_BYTES else "backprop"
 
 
 def _exactly(solver: Solver) -> AbstractContextManager[None]:
@@ -315,8 +256,11 @@ class ControlledODE(nn.Module):
                     steered = controller.steer(self.field, condition)
                 state = (points, *totals)
                 dynamics = CoupledDynamics(self.field, controller, steered, wanted, noise)
-            controls = points.shape[0] * points.shape[1] * self.field.control_size
-            solution = self._integrate(dynamics, state, times, solver, controls)
+            if "log_det" in wanted and solver.log_det_by == "steps":
+                solution = solve_with_step_maps(dynamics, state, times, solver)
+            else:
+                controls = points.shape[0] * points.shape[1] * self.field.control_size
+                solution = self._integrate(dynamics, state, times, solver, controls)
         return self._result(solution, x, wanted)
 
     def _solve_natively(
@@ -332,6 +276,8 @@ class ControlledODE(nn.Module):
         if solver.method not in FIXED or solver.gradient not in ("auto", "backprop") or noise is not None:
             return None
         given = times if solver.grid is None else solver.grid
+        if "log_det" in wanted and solver.log_det_by == "steps":
+            return None
         if "energy" in wanted or given.requires_grad or given.dim() != 1 or given.shape[0] < 2:
             return None
         field = shallow_field(self.field, control, points)

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..control import ControlledODE, MLPField, Solver, StaticController
+from ..control import ControlledODE, LogDet, MLPField, Solver, StaticController
 from ..errors import UserError
 from .mixture import GaussianMixture
 from .normal import Prior, standard_normal_log_prob
@@ -42,6 +42,7 @@ class FlowPrior(Prior):
         updates: updates of flow matching in `fit`.
         components: Gaussians of the base in `fit`; 0 to choose their number by the likelihood of held-out latents.
         joint: whether the flow is trained with the autoencoder, and `fit` is not called.
+        log_det_by: how the log-density is found, see `ncode_gen.control.Solver`.
 
     >>> prior = FlowPrior(2, hidden=8, updates=2)
     >>> prior.fit(torch.randn(300, 2))
@@ -60,12 +61,13 @@ class FlowPrior(Prior):
         components: int = 0,
         *,
         joint: bool = False,
+        log_det_by: LogDet = "divergence",
     ) -> None:
         super().__init__()
         self.dim, self.layers, self.updates, self.fits = dim, layers, updates, not joint
         self.base = GaussianMixture(dim, 1 if joint else components)
         field = MLPField(dim, (hidden,) * layers, feedback=True, activation="silu")
-        self.flow = ControlledODE(field, StaticController(field), solver=Solver("rk4", steps))
+        self.flow = ControlledODE(field, StaticController(field), solver=Solver("rk4", steps, log_det_by=log_det_by))
         self.flow.requires_grad_(joint)  # unless joint, `fit` trains it and the model's own training does not
         self.register_buffer("fitted", torch.tensor(joint))
         self.register_buffer("centre", torch.zeros(dim))
