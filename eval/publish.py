@@ -57,14 +57,12 @@ def measured(row: dict[str, Any]) -> str:
     return f"# Measured: {', '.join(parts)}; {row['training_seconds']:.0f} s of training on {where}, seed 0."
 
 
-def write_headers(data: str, rows: list[dict[str, Any]]) -> None:
-    """Put what was measured into the headers of the recipes."""
-    for row in rows:
-        path = ROOT / "models" / data / f"{row['model']}.toml"
-        lines = path.read_text(encoding="utf-8").splitlines()
-        at = next(i for i, line in enumerate(lines) if line.startswith(("# Not measured", "# Measured")))
-        lines[at] = measured(row)
-        write_text(path, "\n".join(lines) + "\n")
+def write_header(path: Path, row: dict[str, Any]) -> None:
+    """Put what was measured into the header of a recipe."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith(("# Not measured", "# Measured")))
+    lines[at] = measured(row)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def main() -> None:
@@ -74,7 +72,8 @@ def main() -> None:
     for data in TITLES:
         if (results / f"{data}.json").exists():
             rows = json.loads((results / f"{data}.json").read_text())["rows"]
-            write_headers(data, rows)
+            for row in rows:
+                write_header(ROOT / "models" / data / f"{row['model']}.toml", row)
             parts.append(table(data, rows))
     cost = json.loads((results / "epoch_cost.json").read_text())
     names = list(cost["milliseconds_a_step"])

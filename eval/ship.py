@@ -1,4 +1,7 @@
-"""Copy a finished and scored run into checkpoints/, with a card: `python eval/ship.py runs/mnist-ncode-open`."""
+"""Copy a finished and scored run into checkpoints/, with a card: `python eval/ship.py runs/mnist-ncode-open`.
+
+The line of the recipe's header that says what was measured is written too.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import datetime
 import json
 import shutil
 from pathlib import Path
+
+from publish import write_header
 
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_text
@@ -55,13 +60,14 @@ def card(run: Path, recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def check_same(recipe: Recipe) -> None:
-    """Raise a `UserError`, if the run's recipe is not the one in models/, the place of the images apart."""
+def public_recipe(recipe: Recipe) -> Path:
+    """Return the file of a run's recipe in models/; raise a `UserError`, if it differs, the images' place apart."""
     model = recipe.name.removeprefix(f"{recipe.data.name}-")
     path = ROOT / "models" / recipe.data.name / f"{model}.toml"
     public = Recipe.load(path)
     if dataclasses.replace(recipe, data=public.data) != public:
         raise UserError(f"the recipe of {recipe.name} is not that of {path}; train it again")
+    return path
 
 
 def main() -> None:
@@ -75,7 +81,7 @@ def main() -> None:
     if (run / "weights.safetensors").stat().st_size > LARGEST:
         raise UserError(f"the weights of {run} are larger than {LARGEST} bytes, too large to ship")
     recipe = Recipe.load(run / "recipe.toml")
-    check_same(recipe)
+    source = public_recipe(recipe)
     target = ROOT / "checkpoints" / recipe.name
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -83,6 +89,9 @@ def main() -> None:
     shutil.copytree(run / "gallery", target / "gallery", dirs_exist_ok=True)
     text = card(run, recipe)
     write_text(target / "README.md", text)
+    result = json.loads((run / "evaluation.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    write_header(source, result | {"training_seconds": sum(row["seconds"] for row in rows)})
     print(text)
 
 
