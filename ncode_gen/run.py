@@ -146,6 +146,9 @@ def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentMode
     except (KeyError, ValueError):
         raise UserError(f"{path} was not written by ncode_gen: its header names no image shape") from None
     model = build_model(load_recipe(folder), (channels, height, width))
+    model.prior.take_sizes(
+        {key.removeprefix("prior."): tensor for key, tensor in tensors.items() if key.startswith("prior.")}
+    )
     expected = model.state_dict()
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected or expected[key].shape != tensors[key].shape:

@@ -194,3 +194,20 @@ def test_pictures_and_curves_go_to_tensorboard(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()
     assert set(events["images"]) == {"samples", "reconstructions"}
     assert {"loss", "validation_nats", "nfe", "solver_gap_nats"} <= set(events["scalars"])
+
+
+@pytest.mark.parametrize(
+    "prior", [PriorRecipe("mixture", 0), PriorRecipe("flow", 0, hidden=8, layers=1, updates=5)], ids=["mixture", "flow"]
+)
+def test_a_prior_whose_size_is_chosen_is_saved_and_loaded(tmp_path, prior):
+    model = fit(recipe_of(epochs=1, prior=prior), tmp_path)
+    latents = torch.randn(5, 3)
+    assert torch.equal(load_run(tmp_path).prior.log_prob(latents), model.prior.log_prob(latents))
+
+
+def test_a_joint_prior_goes_on_from_its_state(tmp_path):
+    recipe = recipe_of(epochs=2, prior=PriorRecipe("flow", hidden=8, layers=1, joint=True))
+    whole = fit(recipe, tmp_path / "whole").state_dict()
+    again = fit(recipe, tmp_path / "whole", resume=True).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
+    assert whole["prior.flow.controller.theta"].abs().sum() > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -82,6 +82,12 @@ class FlowPrior(Prior):
     def refresh(self) -> None:
         """Take the flag from the buffer."""
         self.standard = not bool(self.fitted)
+
+    def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the number of components of the base."""
+        self.base.take_sizes(
+            {key.removeprefix("base."): held for key, held in tensors.items() if key.startswith("base.")}
+        )
 
     @property
     def active_flow(self) -> ControlledODE | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,14 @@ class GaussianMixture(Prior):
         """Take the flag from the buffer."""
         self.standard = not bool(self.fitted)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        held = state_dict.get(f"{prefix}log_weights")
+    def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the number of components of saved tensors, if it was to be chosen."""
+        held = tensors.get("log_weights")
         if self.wanted == 0 and held is not None and held.dim() == 1:
             self._resize(len(held))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        self.take_sizes({key.removeprefix(prefix): held for key, held in state_dict.items() if key.startswith(prefix)})
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _resize(self, components: int) -> None:

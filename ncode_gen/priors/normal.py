@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,9 @@ class Prior(nn.Module, ABC):
             generator: random numbers, on the CPU, so that a seed means the same on every device.
             steps: steps of the solver, where drawing takes a solve; the prior's own if None.
         """
+
+    def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the sizes of saved tensors, by name, where it is `fit` that chooses them."""
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
         """Fit the prior to latents (n, d); nothing to do for a fixed one, or one that was trained with the model.
