@@ -12,6 +12,8 @@ from ..autoencoder import LatentModel
 from ..data import Images
 from ..progress import track
 from ..solvers import FIXED
+from ..workers import ALONE, Workers
+from .samples import batch_generator
 from .score import Score, mean_score
 
 __all__ = ["LikelihoodScores", "refine_steps", "score_likelihood"]
@@ -82,7 +84,13 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
 
 
 def score_likelihood(
-    model: LatentModel, images: Images, particles: int, *, seed: int = 0, quiet: bool = False
+    model: LatentModel,
+    images: Images,
+    particles: int,
+    *,
+    seed: int = 0,
+    quiet: bool = False,
+    workers: Workers = ALONE,
 ) -> LikelihoodScores:
     """Return ELBO and importance-weighted NLL of images with a refined solver, and what the recipe's own would add.
 
@@ -92,6 +100,7 @@ def score_likelihood(
         particles: number K of particles.
         seed: seed of targets and noise, the same for both solvers.
         quiet: whether to show no progress.
+        workers: the processes that share the work; all of them get the scores.
 
     Raises:
         DensityError: the model is a deterministic autoencoder.
@@ -106,11 +115,11 @@ def score_likelihood(
             for solver in (flow.solver for flow in model.flows)
         ]
         coarse = ", ".join(dict.fromkeys(names))
-    elbo, bound = _bounds(model, images, particles, steps, seed, quiet)
+    elbo, bound = _bounds(model, images, particles, steps, seed, quiet, workers)
     gaps = (0.0, 0.0)
     if steps is not None:
         some = images.head(PROBE)
-        own = _bounds(model, some, particles, None, seed, quiet)
+        own = _bounds(model, some, particles, None, seed, quiet, ALONE)
         gaps = (float((own[0] - elbo[:PROBE]).mean()), float((own[1] - bound[:PROBE]).mean()))
     return LikelihoodScores(
         elbo=mean_score(elbo),
@@ -125,16 +134,17 @@ def score_likelihood(
 
 
 def _bounds(
-    model: LatentModel, images: Images, particles: int, steps: int | None, seed: int, quiet: bool
+    model: LatentModel, images: Images, particles: int, steps: int | None, seed: int, quiet: bool, workers: Workers
 ) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
     label = "likelihood" if steps is None else f"likelihood, rk4 x {steps}"
     method = None if steps is None else "rk4"
-    elbo, bound = [], []
+    found = {}
     with track(label, len(images), quiet=quiet) as progress:
-        for batch in images.batches(PROBE, device=model.device):
-            for lower, weighted in model.bounds(batch, particles, generator, steps=steps, method=method):
-                elbo.append(lower.cpu())
-                bound.append(weighted.cpu())
-                progress.advance(len(lower))
-    return torch.cat(elbo), torch.cat(bound)
+        for number, batch in workers.mine(images.batches(PROBE, device=model.device)):
+            generator, parts = batch_generator(seed, number), []
+            for pair in model.bounds(batch, particles, generator, steps=steps, method=method):
+                parts.append(torch.stack(pair, 1).cpu())
+                progress.advance(len(parts[-1]) * workers.count)
+            found[number] = torch.cat(parts)
+    elbo, bound = workers.gather(found).unbind(1)
+    return elbo, bound

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ..autoencoder import LatentModel
 from ..progress import track
+from ..workers import ALONE, Workers
 from .features import FeatureNetwork
 from .frechet import frechet_score
 from .kernel import kernel_score
 from .manifold import density_coverage, precision_recall
 from .score import Score
 
-__all__ = ["compare_features", "few_images_warning", "sample_features"]
+__all__ = ["batch_generator", "compare_features", "few_images_warning", "sample_features"]
 
 BATCH = 250
 
 
+def batch_generator(seed: int, number: int) -> torch.Generator:
+    """Return the random numbers of one batch: they depend on nothing but seed and number, whoever works on it."""
+    return torch.Generator().manual_seed(1_000_003 * seed + number)
+
+
 def sample_features(
-    model: LatentModel, network: FeatureNetwork, n: int, *, seed: int = 0, quiet: bool = False, steps: int | None = None
+    model: LatentModel,
+    network: FeatureNetwork,
+    n: int,
+    *,
+    seed: int = 0,
+    quiet: bool = False,
+    steps: int | None = None,
+    workers: Workers = ALONE,
 ) -> Tensor:
     """Return the features (n, f) of samples of a model.
 
@@ -32,19 +43,15 @@ def sample_features(
         seed: seed of the samples.
         quiet: whether to show no progress.
         steps: steps of the prior's solver instead of its own.
+        workers: the processes that share the work; all of them get all features.
     """
-    generator = torch.Generator().manual_seed(seed)
     with track("samples", n, quiet=quiet) as progress:
-
-        def samples() -> Iterator[Tensor]:
-            left = n
-            while left:
-                count = min(BATCH, left)
-                yield model.sample(count, generator, steps=steps)
-                progress.advance(count)
-                left -= count
-
-        return network.of(samples())
+        found = {}
+        for number, start in workers.mine(range(0, n, BATCH)):
+            images = model.sample(min(BATCH, n - start), batch_generator(seed, number), steps=steps)
+            found[number] = network.of([images])
+            progress.advance(len(images) * workers.count)
+    return workers.gather(found)
 
 
 def compare_features(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Score]:
