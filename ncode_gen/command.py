@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .errors import UserError
+from .signals import Interrupted
 
 __all__ = ["parse", "run_command"]
-
-STOPPED = 130  # 128 + SIGINT, as shells have it
 
 Options = TypeVar("Options")
 
@@ -38,16 +38,23 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run a command's `main`, and turn a user's mistake into one sentence and an exit code other than 0."""
+    signal.signal(signal.SIGTERM, _end)  # as Ctrl-C, so that no half-written file is left behind
     try:
         main(sys.argv[1:])
     except UserError as error:
-        # Ctrl-C is a wish of the user's and no error.
-        print(error if error.code == STOPPED else f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.code) from None
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.code) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        raise SystemExit(STOPPED) from None
+        raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+
+
+def _end(number: int, frame: object) -> None:
+    raise Interrupted(number)

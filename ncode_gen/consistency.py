@@ -85,6 +85,8 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
         ("prior.updates", recipe.prior.updates, 1),
         ("training.epochs", recipe.training.epochs, 1),
         ("training.batch", recipe.training.batch, 1),
+        ("training.accumulate", recipe.training.accumulate, 1),
+        ("training.max_skipped", recipe.training.max_skipped, 0),
         ("training.validate_every", recipe.training.validate_every, 1),
         ("training.picture_every", recipe.training.picture_every, 1),
         ("training.workers", recipe.training.workers, 0),

@@ -11,16 +11,23 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["append_json_line", "check_writable", "write_atomically", "write_json", "write_text"]
+__all__ = ["JsonLines", "check_writable", "remove_partial_files", "write_atomically", "write_json", "write_text"]
+
+PARTIAL = ".partial"
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], *, keep: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in its place in one move.
+
+    Args:
+        path: the file.
+        write: fills the file that it is given.
+        keep: where the file that stood at `path` before goes; it is replaced if None.
 
     Raises:
         UserError: the place cannot be written, or the disk is full; what stood at `path` before is intact.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
@@ -30,6 +37,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         mask = os.umask(0)
         os.umask(mask)
         partial.chmod(0o666 & ~mask)
+        if keep is not None and path.exists():
+            path.replace(keep)
         partial.replace(path)
     except UserError:
         raise
@@ -42,6 +51,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # there may be no such folder
             partial.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -61,14 +76,58 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one line of JSON.
+class JsonLines:
+    """A file that grows by one JSON object a line.
 
-    Raises:
-        UserError: the place cannot be written, or the disk is full.
+    Args:
+        path: the file; made when it is first written.
     """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free the space", code=1) from None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pending = b""
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the objects; lines that are none, such as one that a kill cut off, are left out."""
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    found.append(value)
+        return found
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Take all lines away but the objects that are wanted.
+
+        Raises:
+            UserError: the place cannot be written.
+        """
+        if self.path.exists():
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.read() if wanted(row)))
+
+    def append(self, value: Mapping[str, Any]) -> None:
+        """Append an object, after those that could not be written before.
+
+        Raises:
+            UserError: the place cannot be written, or the disk is full; nothing half written stays in the file, and the
+                next call tries again.
+        """
+        self._pending += json.dumps(value).encode() + b"\n"
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    written = file.write(self._pending)
+                    if written != len(self._pending):
+                        raise OSError(28, "No space left on device")
+                except OSError:
+                    file.truncate(size)
+                    raise
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free the space", code=1) from None
+        self._pending = b""

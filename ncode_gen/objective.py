@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -87,11 +87,17 @@ class CompiledLoss:
         loss: the loss.
         tell: where one line about the compilation goes.
         plain_calls: calls before it is compiled.
+        parameters: what the loss is differentiated by.
     """
 
-    def __init__(self, loss: Loss, tell: Callable[[str], None], plain_calls: int) -> None:
+    def __init__(self, loss: Loss, tell: Callable[[str], None], plain_calls: int, parameters: Sequence[Tensor]) -> None:
         self.loss, self.tell, self.plain_calls = loss, tell, plain_calls
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.calls = 0
+
+    def skip(self, calls: int) -> None:
+        """Count calls that an earlier process made."""
+        self.calls = min(self.calls + calls, self.plain_calls)
 
     def __call__(self, target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the loss and the nats to report."""
@@ -99,7 +105,9 @@ class CompiledLoss:
             start = time.perf_counter()
             try:
                 compiled = torch.compile(self.loss, fullgraph=True, dynamic=False)
-                compiled(target, noise, beta, grid)[0].backward()
+                # Not by backward(): what waits for gradients to gather them must not see these.
+                trial = compiled(target, noise, beta, grid)[0]
+                torch.autograd.grad(trial, self.parameters, allow_unused=True)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 self.tell(f"compilation failed ({type(error).__name__}: {reason[:120]}); training goes on uncompiled")

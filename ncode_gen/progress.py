@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .autoencoder import LatentModel
+from .curves import Curves
 from .data import Images
 
 __all__ = ["Reporter", "console", "track"]
@@ -48,14 +50,13 @@ class Reporter(_Shown):
         folder: run folder; TensorBoard's files go below it.
         total: number of steps.
         batch: images in a step.
-        quiet: whether to print nothing.
+        quiet: whether to print nothing but warnings.
+        writes: whether this process writes and prints at all.
     """
 
-    def __init__(self, folder: Path, total: int, batch: int, *, quiet: bool) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
-        self.total, self.batch, self.quiet = total, batch, quiet
+    def __init__(self, folder: Path, total: int, batch: int, *, quiet: bool, writes: bool = True) -> None:
+        self.folder, self.total, self.batch, self.quiet, self.writes = folder, total, batch, quiet, writes
+        self.curves: Curves | None = None
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -65,20 +66,42 @@ class Reporter(_Shown):
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=quiet or not console.is_terminal,
+            disable=quiet or not writes or not console.is_terminal,
         )
         self.task = self.bar.add_task("", total=total, epoch=1, loss=float("nan"), speed=0.0, nfe=0)
         self.start, self.first_step, self.last_line = time.monotonic(), -1, 0.0
 
+    def begin(self, step: int) -> None:
+        """Open TensorBoard's file; training starts at `step`."""
+        if self.writes:
+            self._draw(lambda: self._open(step))
+
+    def _open(self, step: int) -> None:
+        self.curves = Curves(self.folder / "tensorboard", step)
+
     def close(self) -> None:
         """Take the bar away and finish TensorBoard's files."""
         super().close()
-        self.writer.close()
+        if self.curves is not None:
+            self._draw(self.curves.close)
 
     def tell(self, line: str) -> None:
         """Print one line, unless quiet."""
-        if not self.quiet:
+        if not self.quiet and self.writes:
             console.print(line)
+
+    def warn(self, line: str) -> None:
+        """Print one line about something lost, even if quiet."""
+        if self.writes:
+            console.print(line, soft_wrap=True)
+
+    def _draw(self, work: Callable[[], object]) -> None:
+        """Write curves; if they cannot be written, say so and go on without them."""
+        try:
+            work()
+        except OSError as error:
+            self.curves = None
+            self.warn(f"cannot write {self.folder / 'tensorboard'}: {error.strerror}; training goes on without curves")
 
     def step(self, step: int, epoch: int, loss: float, nfe: int) -> None:
         """Show the step, the loss of the epoch so far, the speed and the evaluations of the field."""
@@ -98,9 +121,9 @@ class Reporter(_Shown):
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Write the numbers of an epoch to TensorBoard."""
-        for key, value in row.items():
-            if key not in ("step", "epoch"):
-                self.writer.add_scalar(key, value, row["step"])
+        numbers = {key: value for key, value in row.items() if key not in ("step", "epoch")}
+        if (curves := self.curves) is not None:
+            self._draw(lambda: curves.numbers(row["step"], numbers))
         if "validation_nats" in row and console.is_terminal:
             self.tell(f"epoch {row['epoch']}: validation {row['validation_nats']:.2f} nats")
 
@@ -108,11 +131,13 @@ class Reporter(_Shown):
         """Write a grid of samples, and one of reconstructions below their originals, to TensorBoard."""
         from torchvision.utils import make_grid
 
+        if (curves := self.curves) is None:
+            return
         originals = images.first(16, model.device)
-        pairs = torch.cat([originals, model.reconstruct(originals)])
-        samples = model.sample(PICTURES, torch.Generator().manual_seed(0))
-        self.writer.add_image("samples", make_grid(samples, 8), step)
-        self.writer.add_image("reconstructions", make_grid(pairs, len(originals)), step)
+        pairs = make_grid(torch.cat([originals, model.reconstruct(originals)]), len(originals))
+        samples = make_grid(model.sample(PICTURES, torch.Generator().manual_seed(0)), 8)
+        self._draw(lambda: curves.picture(step, "samples", samples))
+        self._draw(lambda: curves.picture(step, "reconstructions", pairs))
 
 
 class track(_Shown):

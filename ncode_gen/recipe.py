@@ -194,8 +194,12 @@ class TrainingRecipe:
     """Largest norm of the gradient of the loss (nats an image); 0 for no limit."""
     ema: float = 0.999
     """Decay of the moving average of the weights, a step; 0 for none."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Precision of encoder and decoder; the flow, likelihood and prior stay in float32."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Precision of encoder and decoder; the flow, likelihood and prior stay in float32. The loss of fp16 is scaled."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are added up one after the other, to save memory."""
+    max_skipped: int = 20
+    """Batches in a row that may be skipped because a loss, gradient or solve was not finite, before training stops."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the training step; "auto" does where the run is long enough to repay it."""
     validate_every: int = 1

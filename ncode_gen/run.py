@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,19 @@ from .recipe import Recipe
 
 __all__ = [
     "RECIPE",
-    "STATE",
     "WEIGHTS",
     "describe_environment",
     "find_run",
     "load_recipe",
     "load_run",
-    "load_state",
     "record_environment",
     "resolve_device",
-    "save_state",
     "save_weights",
     "shipped",
     "weights_digest",
 ]
 
-RECIPE, WEIGHTS, STATE = "recipe.toml", "weights.safetensors", "state/training.pt"
+RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -163,27 +159,3 @@ def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentMode
 def weights_digest(name: str | Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a run's weights."""
     return hashlib.sha256((find_run(name) / WEIGHTS).read_bytes()).hexdigest()[:16]
-
-
-def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write what is needed to resume training."""
-    write_atomically(folder / STATE, lambda partial: torch.save(dict(state), partial))
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """Read what is needed to resume training; only tensors and plain values are accepted.
-
-    Raises:
-        UserError: the folder is no run, or has no readable state.
-    """
-    if not (folder / RECIPE).is_file():
-        raise UserError(f"{folder} is no run folder: it holds no {RECIPE}; give --resume a folder that train wrote")
-    path = folder / STATE
-    if not path.is_file():
-        raise UserError(f"{folder} has no {STATE}, so it cannot be resumed; train it anew")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}); train it anew") from None
-    return state

@@ -51,23 +51,34 @@ def main(argv: list[str]) -> None:
     folder = options.resume or options.out or Path("runs") / recipe.name
 
     from .data import load_data
-    from .run import STATE, WEIGHTS, resolve_device
-    from .trainer import Interrupted, train
+    from .run import WEIGHTS, resolve_device
+    from .signals import Interrupted
+    from .state import has_state
+    from .trainer import train
+    from .workers import join_workers
 
-    if options.resume is None and ((folder / WEIGHTS).exists() or (folder / STATE).exists()):
+    if options.resume is None and ((folder / WEIGHTS).exists() or has_state(folder)):
         raise UserError(
             f"{folder} already holds a run; name another folder with --out, remove it, or go on training with "
             f"--resume {folder}"
         )
-    device = resolve_device(options.device)
+    workers, device = join_workers(options.device)
+    device = device or resolve_device(options.device)
     splits = load_data(recipe.data, recipe.training.workers)
     try:
-        model = train(recipe, splits, folder, device=device, resume=options.resume is not None, quiet=options.quiet)
-    except Interrupted:
-        raise UserError(
-            f"stopped; everything up to here is kept. Go on with: python -m ncode_gen.train --resume {folder}",
-            code=130,
-        ) from None
+        model = train(
+            recipe,
+            splits,
+            folder,
+            device=device,
+            resume=options.resume is not None,
+            quiet=options.quiet,
+            workers=workers,
+        )
+    except Interrupted as stopped:
+        raise Interrupted(stopped.number, f"stopped. Go on with: python -m ncode_gen.train --resume {folder}") from None
+    if not workers.leads:
+        return
     from .figures import draw_gallery  # matplotlib takes a second, which the first step need not wait for
 
     pictures = draw_gallery(model, splits.test, folder / "gallery", title=recipe.name)

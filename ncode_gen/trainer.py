@@ -4,117 +4,102 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
+import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .autoencoder import LatentModel, LearnedStart, build_model
+from .autoencoder import LatentModel, build_model
 from .data import Images, Splits
 from .errors import UserError
-from .files import append_json_line, write_text
-from .objective import CompiledLoss, make_loss
+from .files import JsonLines, write_text
 from .progress import Reporter, track
 from .recipe import Recipe
-from .run import RECIPE, describe_environment, load_state, record_environment, save_state, save_weights
-from .solvers import FIXED, random_grid
+from .run import RECIPE, describe_environment, record_environment, save_weights
+from .signals import StopRequest, heed_signals
+from .solvers import FIXED
+from .state import LoadedState, load_state, locked, random_states, restore_random_states, save_state
+from .step import GuardedAdamW, TrainingStep, learning_rate, make_optimiser, update_average
+from .validation import evaluations, validate
+from .workers import ALONE, Workers
 
-__all__ = ["Interrupted", "fit_prior", "make_optimiser", "make_step", "train"]
+__all__ = ["fit_prior", "train"]
 
 COMPILE_FROM = 5000
 COMPILED_AFTER = 20
 REPORT_EVERY = 20
-VALIDATION_IMAGES = 2000
+SAVE_SECONDS = 300.0
 PRIOR_LATENTS = 60000
-
-Step = Callable[[Tensor, float, float, torch.Generator], Tensor]
-
-
-class Interrupted(Exception):
-    """Training was stopped by the user, after its state was saved."""
-
-
-def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Return the rate at a step: a linear rise, then half a cosine down to zero.
-
-    >>> round(learning_rate(Recipe(), 100, 100), 6)
-    0.0
-    """
-    rise = max(1, round(recipe.training.warmup * total))
-    if step < rise:
-        return recipe.training.rate * (step + 1) / rise
-    return recipe.training.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
-
-
-def update_average(average: LatentModel, model: LatentModel, decay: float, step: int) -> None:
-    """Move the averaged weights towards the current ones; the decay grows from 0.1, so early weights are forgotten."""
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
-
-
-def make_optimiser(model: LatentModel, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe."""
-    # A prior that is fitted afterwards is none of the optimiser's, so that a run may be resumed with another one.
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        trained, lr=recipe.training.rate, weight_decay=recipe.training.decay, betas=(0.9, 0.99), fused=True
-    )
-
-
-def make_step(
-    model: LatentModel,
-    recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
-    *,
-    compiled: bool,
-    tell: Callable[[str], None],
-    plain_steps: int = 0,
-) -> Step:
-    """Return one training step: (images, learning rate, weight of the KL term, random numbers) -> sums to report.
-
-    Args:
-        model: the model that is trained.
-        recipe: its recipe.
-        optimiser: its optimiser.
-        compiled: whether the loss is compiled.
-        tell: where one line about the compilation goes.
-        plain_steps: steps that are taken before it is compiled.
-
-    Returns:
-        A function whose result is (loss, nats, norm of the gradient), shape (3,).
-    """
-    loss_of = make_loss(model, recipe)
-    if compiled:
-        loss_of = CompiledLoss(loss_of, tell, plain_steps)
-    limit = recipe.training.clip or math.inf
-
-    def step(images: Tensor, rate: float, beta: float, generator: torch.Generator) -> Tensor:
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        target, noise, grid = _random_inputs(model, images, recipe, generator)
-        loss, nats = loss_of(target, noise, torch.tensor(beta, device=images.device), grid)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-        optimiser.step()
-        return torch.stack([loss.detach(), nats, norm])
-
-    return step
 
 
 @dataclass
 class Progress:
-    """Where training stands: the next step is batch `batch` of epoch `epoch`."""
+    """Where training stands: the next step is batch `batch` of epoch `epoch`.
+
+    Attributes:
+        sums: loss, nats, norm of the gradient and skipped batches, summed over the epoch so far.
+        seconds: time that the epoch took so far.
+    """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    seconds: float = 0.0
+
+
+@dataclass
+class Training:
+    """All that changes while a model is trained, and so all that a state holds."""
+
+    model: LatentModel
+    average: LatentModel
+    optimiser: GuardedAdamW
+    step: TrainingStep
+    generator: torch.Generator
+    at: Progress
+
+    def save(self, folder: Path) -> None:
+        """Write the state into a run folder."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "skipped_in_a_row": self.step.skipped_in_a_row,
+            "generator": self.generator.get_state(),
+            "random": random_states(),
+            "progress": asdict(self.at),
+        }
+        save_state(folder, state)
+
+    def restore(self, state: LoadedState, folder: Path) -> None:
+        """Take over a state.
+
+        Raises:
+            UserError: it belongs to another model than the recipe.
+        """
+        try:
+            for held, key in ((self.model, "model"), (self.average, "average")):
+                # A prior is fitted when training is done, so a finished run may be resumed with another one.
+                trained: dict[str, Tensor] = state[key]
+                if held.prior.fits:
+                    trained = {name: value for name, value in trained.items() if not name.startswith("prior.")}
+                    trained |= {name: value for name, value in held.state_dict().items() if name.startswith("prior.")}
+                held.load_state_dict(trained)
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step.scaler.load_state_dict(state["scaler"])
+            self.step.skipped_in_a_row.copy_(state["skipped_in_a_row"])
+            self.generator.set_state(state["generator"])
+            restore_random_states(state["random"])
+            self.at = Progress(**state["progress"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise UserError(f"the state in {folder} belongs to another model than its recipe ({reason})") from None
 
 
 def train(
@@ -125,6 +110,7 @@ def train(
     device: torch.device,
     resume: bool = False,
     quiet: bool = False,
+    workers: Workers = ALONE,
 ) -> LatentModel:
     """Train the model of a recipe into a run folder.
 
@@ -133,122 +119,231 @@ def train(
         splits: the images.
         folder: run folder; made if absent.
         device: where to train.
-        resume: go on from the state in the folder.
-        quiet: print nothing but errors.
+        resume: go on from the last good state in the folder, exactly; from the beginning, if there is none yet.
+        quiet: print nothing but errors and what was lost.
+        workers: the processes that share each batch; only the leading one writes.
 
     Returns:
         The model with averaged weights and fitted prior, in eval mode.
 
     Raises:
-        UserError: the loss is not finite, the state does not fit the recipe, or the folder cannot be written.
-        Interrupted: Ctrl-C; the state was saved.
+        UserError: too many losses in a row are not finite, the state does not fit the recipe, another process trains
+            in the folder, or the folder cannot be written.
+        Interrupted: a signal asked to stop; the state was saved.
     """
-    # Set-up.
-    torch.manual_seed(recipe.seed)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    model = build_model(recipe, splits.train.shape).to(device).to(memory_format=torch.channels_last)
-    average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = make_optimiser(model, recipe)
-    generator = torch.Generator().manual_seed(recipe.seed + 1)
-    at = Progress()
-    if resume:
-        at = _restore(folder, model, average, optimiser, generator)
-    write_text(folder / RECIPE, recipe.to_toml())
-    record_environment(folder, describe_environment(device, recipe.seed), resume=resume)
-
-    batch = min(recipe.training.batch, len(splits.train))
-    per_epoch = len(splits.train) // batch
-    total = per_epoch * recipe.training.epochs
-    reporter = Reporter(folder, total, batch, quiet=quiet)
-    setting = recipe.training.compile
-    compilable = recipe.flow.loop != "iaf" and all(flow.solver.method in FIXED for flow in model.flows)
-    compiled = setting == "on" or (setting == "auto" and compilable and total >= COMPILE_FROM)
-    plain_steps = max(0, min(COMPILED_AFTER, total // 20) - at.step)
-    step = make_step(model, recipe, optimiser, compiled=compiled, tell=reporter.tell, plain_steps=plain_steps)
-    nfe = _evaluations(average, splits.validation, batch)
-
-    with reporter, _interruptible() as asked_to_stop:
-        try:
-            while at.epoch < recipe.training.epochs:
-                started, sums, counted = time.perf_counter(), torch.zeros(3, device=device), 0
-                for images in _epoch(splits.train, batch, at, recipe.seed, device):
-                    rate, beta = learning_rate(recipe, at.step, total), _beta(recipe, at.step, total)
-                    sums += step(images, rate, beta, generator)
-                    counted += 1
-                    last = counted % REPORT_EVERY == 0 or at.batch + 1 == per_epoch
-                    if last and not bool(torch.isfinite(sums).all()):
-                        raise UserError(
-                            f"the loss is not finite at step {at.step} (learning rate {rate:.2g}); "
-                            "lower training.rate or training.clip, or look for damaged images",
-                            code=1,
-                        )
-                    update_average(average, model, recipe.training.ema, at.step)
-                    at.step += 1
-                    at.batch += 1
-                    if last:
-                        reporter.step(at.step, at.epoch, float(sums[0] / counted), nfe)
-                    if asked_to_stop():
-                        raise KeyboardInterrupt
-
-                # Housekeeping.
-                at.epoch, at.batch = at.epoch + 1, 0
-                seconds = time.perf_counter() - started
-                row = {
-                    "step": at.step,
-                    "epoch": at.epoch,
-                    "loss": float(sums[0] / counted),
-                    "train_nats": float(sums[1] / counted),
-                    "gradient_norm": float(sums[2] / counted),
-                    "rate": rate,
-                    "beta": beta,
-                    "nfe": nfe,
-                    "images_per_second": counted * batch / seconds,
-                    "seconds": seconds,
-                }
-                if at.epoch % recipe.training.validate_every == 0 or at.epoch == recipe.training.epochs:
-                    nfe = row["nfe"] = _evaluations(average, splits.validation, batch)
-                    row |= validate(average, splits.validation, recipe, device)
-                append_json_line(folder / "metrics.jsonl", row)
-                reporter.epoch(row)
-                if at.epoch % recipe.training.picture_every == 0 or at.epoch == recipe.training.epochs:
-                    reporter.pictures(average, splits.validation, at.step)
-                _save(folder, model, average, optimiser, generator, at)
-        except KeyboardInterrupt:
-            _save(folder, model, average, optimiser, generator, at)
-            raise Interrupted from None
-
-    fit_prior(average, splits.train, recipe.seed, device, quiet=quiet)
-    save_weights(folder, average)
+    with locked(folder) if workers.leads else contextlib.nullcontext(), heed_signals() as stop:
+        loop = _Loop(recipe, splits, folder, device, quiet=quiet, workers=workers)
+        with loop.reporter:
+            loop.begin(resume)
+            while loop.at.epoch < recipe.training.epochs:
+                loop.epoch(stop)
+        average = loop.training.average
+        if workers.leads:
+            fit_prior(average, splits.train, recipe.seed, device, quiet=quiet, meanwhile=stop.meet)
+            save_weights(folder, average)
     return average
 
 
-def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.device) -> dict[str, float]:
-    """Return validation scores: nats with the recipe's solver, and how far they move when it is refined."""
-    scores: dict[str, float] = {}
-    some = images.first(VALIDATION_IMAGES, device)
-    generator = torch.Generator()
-    with torch.no_grad():
-        if isinstance(model.posterior, LearnedStart):
-            target = model.likelihood.target(
-                some, torch.rand(some.shape, generator=generator.manual_seed(0)).to(device)
+class _Loop:
+    """The parts of a run and its epochs."""
+
+    def __init__(
+        self, recipe: Recipe, splits: Splits, folder: Path, device: torch.device, *, quiet: bool, workers: Workers
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        self.recipe, self.splits, self.folder, self.device, self.workers = recipe, splits, folder, device, workers
+        self.batch = _batch_size(recipe, len(splits.train), workers.count)
+        self.per_epoch = len(splits.train) // self.batch
+        self.total = self.per_epoch * recipe.training.epochs
+        self.reporter = Reporter(folder, self.total, self.batch, quiet=quiet, writes=workers.leads)
+        model = build_model(recipe, splits.train.shape).to(device).to(memory_format=torch.channels_last)
+        average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
+        optimiser = make_optimiser(model, recipe)
+        setting = recipe.training.compile
+        compilable = recipe.flow.loop != "iaf" and all(flow.solver.method in FIXED for flow in model.flows)
+        step = TrainingStep(
+            model,
+            recipe,
+            optimiser,
+            compiled=setting == "on" or (setting == "auto" and compilable and self.total >= COMPILE_FROM),
+            tell=self.reporter.tell,
+            plain_steps=min(COMPILED_AFTER, self.total // 20),
+            workers=workers,
+        )
+        generator = torch.Generator().manual_seed(recipe.seed + 1)
+        self.training = Training(model, average, optimiser, step, generator, Progress())
+        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.saved = time.monotonic()
+        self.nfe = evaluations(average, splits.validation, self.batch)
+
+    @property
+    def at(self) -> Progress:
+        """Where training stands."""
+        return self.training.at
+
+    def begin(self, resume: bool) -> None:
+        """Take over the state of the folder, if training goes on, and write what is known at the start."""
+        state = load_state(self.folder) if resume else None
+        if state is not None:
+            self.training.restore(state, self.folder)
+            if state.notice:
+                self.reporter.warn(state.notice)
+        elif resume:
+            self.reporter.warn(f"{self.folder} holds no state yet; training starts from the beginning")
+        self.training.step.done_before(self.at.step)
+        self.reporter.begin(self.at.step)
+        if not self.workers.leads:
+            return
+        environment = describe_environment(self.device, self.recipe.seed) | {"processes": self.workers.count}
+        write_text(self.folder / RECIPE, self.recipe.to_toml())
+        record_environment(self.folder, environment, resume=state is not None)
+        # What was told of epochs after the state's is told again when they are done again.
+        self.metrics.keep(lambda row: row.get("step", 0) <= self.at.step)
+
+    def epoch(self, stop: StopRequest) -> None:
+        """Train to the end of an epoch, then validate, tell and save.
+
+        Raises:
+            Interrupted: a signal asked to stop, or its process group did; the state was saved.
+            UserError: too many batches in a row were skipped.
+        """
+        recipe, at = self.recipe, self.at
+        started = time.perf_counter() - at.seconds
+        sums = torch.tensor(at.sums, device=self.device)
+        for images in self._batches():
+            rate, beta = learning_rate(recipe, at.step, self.total), _beta(recipe, at.step, self.total)
+            sums += self.training.step(images, rate, beta, self.training.generator)
+            update_average(self.training.average, self.training.model, recipe.training.ema, at.step)
+            at.step += 1
+            at.batch += 1
+            last = at.batch % REPORT_EVERY == 0 or at.batch == self.per_epoch
+            if last or self.device.type == "cpu":  # elsewhere, asking for a number waits for the device
+                self._check_skipped(rate)
+            if last:
+                self.reporter.step(at.step, at.epoch, _means(sums.tolist(), at.batch)[0], self.nfe)
+            if self._asked_to_stop(stop, last) or time.monotonic() - self.saved > SAVE_SECONDS:
+                at.sums, at.seconds = sums.tolist(), time.perf_counter() - started
+                self._save()
+                stop.meet()
+        self._housekeeping(sums.tolist(), rate, beta, time.perf_counter() - started)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Yield this process's parts of the batches that are still to come, in an order that seed and epoch decide."""
+        images = self.splits.train
+        seeded = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + self.at.epoch)
+        order = torch.randperm(len(images), generator=seeded)[: self.per_epoch * self.batch].view(-1, self.batch)
+        mine = self.workers.part(order[self.at.batch :].T).T
+        return images.batches(self.batch // self.workers.count, mine.flatten(), self.device)
+
+    def _asked_to_stop(self, stop: StopRequest, last: bool) -> bool:
+        """Return whether to stop; several processes agree on it every few steps, so that none waits for another."""
+        if self.workers.count > 1:
+            if not last:
+                return False
+            asked = self.workers.sum(torch.tensor(float(stop.number > 0), device=self.device))
+            if asked and not stop.number:
+                stop.number = signal.SIGTERM
+        return stop.number > 0
+
+    def _check_skipped(self, rate: float) -> None:
+        skipped, limit = int(self.training.step.skipped_in_a_row), self.recipe.training.max_skipped
+        if skipped > limit:
+            raise UserError(
+                f"the loss, its gradient or a solve was not finite in {skipped} batches in a row, the last at step "
+                f"{self.at.step} (learning rate {rate:.2g}); lower training.rate or training.clip, look for damaged "
+                f"images, and go on from the state kept with --resume {self.folder}",
+                code=1,
             )
-            return {"validation_nats": -float(model.autoencoding(target)[0].mean())}
 
-        def elbo(steps: int | None) -> float:
-            bounds = model.bounds(some, 1, generator.manual_seed(0), steps=steps, budget=recipe.training.batch)
-            return float(torch.cat([bound for bound, _ in bounds]).mean())
+    def _housekeeping(self, sums: list[float], rate: float, beta: float, seconds: float) -> None:
+        """Validate, tell and save at the end of an epoch."""
+        recipe, at, average = self.recipe, self.at, self.training.average
+        loss, nats, norm = _means(sums, self.per_epoch)
+        at.epoch, at.batch, at.sums, at.seconds = at.epoch + 1, 0, [0.0] * 4, 0.0
+        if not self.workers.leads:
+            return
+        row = {
+            "step": at.step,
+            "epoch": at.epoch,
+            "loss": loss,
+            "train_nats": nats,
+            "gradient_norm": norm,
+            "skipped": int(sums[3]),
+            "rate": rate,
+            "beta": beta,
+            "nfe": self.nfe,
+            "images_per_second": self.per_epoch * self.batch / seconds,
+            "seconds": seconds,
+        }
+        final = at.epoch == recipe.training.epochs
+        if at.epoch % recipe.training.validate_every == 0 or final:
+            self.nfe = row["nfe"] = evaluations(average, self.splits.validation, self.batch)
+            row |= validate(average, self.splits.validation, recipe, self.device)
+        if sums[3]:
+            self.reporter.warn(f"epoch {at.epoch}: {sums[3]:.0f} batches were skipped, they were not finite")
+        try:
+            self.metrics.append(row)
+        except UserError as error:
+            self.reporter.warn(f"{error}; training goes on, and writes it later")
+        self.reporter.epoch(row)
+        if at.epoch % recipe.training.picture_every == 0 or final:
+            self.reporter.pictures(average, self.splits.validation, at.step)
+        self._save()
 
-        coarse = elbo(None)
-        scores["validation_nats"] = -coarse
-        if model.flows and all(flow.solver.method in FIXED for flow in model.flows):
-            finer = 2 * max(flow.solver.steps for flow in model.flows)
-            scores["solver_gap_nats"] = coarse - elbo(finer)
-    return scores
+    def _save(self) -> None:
+        """Write the state; what cannot be written is told, and the state before is kept."""
+        self.saved = time.monotonic()
+        if self.workers.leads:
+            try:
+                self.training.save(self.folder)
+            except UserError as error:
+                self.reporter.warn(f"{error}; the state before it is kept, and training goes on")
 
 
-def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.device, *, quiet: bool = True) -> None:
-    """Fit the prior, if it is to be fitted, to posterior draws of the training images."""
+def _batch_size(recipe: Recipe, images: int, processes: int) -> int:
+    """Return the images of a step, which its processes and parts share evenly.
+
+    Raises:
+        UserError: they cannot.
+    """
+    parts = processes * recipe.training.accumulate
+    if recipe.training.batch % parts:
+        raise UserError(
+            f"training.batch = {recipe.training.batch} cannot be shared evenly by {processes} processes with "
+            f"training.accumulate = {recipe.training.accumulate}; take a multiple of {parts}"
+        )
+    batch = min(recipe.training.batch, images // parts * parts)
+    if batch == 0:
+        raise UserError(f"{images} training images are too few for {parts} parts of a batch; use fewer processes")
+    return batch
+
+
+def _means(sums: list[float], batches: int) -> list[float]:
+    """Return the means of loss, nats and gradient norm over the batches that were not skipped."""
+    return [value / max(1.0, batches - sums[3]) for value in sums[:3]]
+
+
+def fit_prior(
+    model: LatentModel,
+    images: Images,
+    seed: int,
+    device: torch.device,
+    *,
+    quiet: bool = True,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Fit the prior, if it is to be fitted, to posterior draws of the training images.
+
+    Args:
+        model: the model.
+        images: the training images.
+        seed: seed of the draws and of the fit.
+        device: where the model is.
+        quiet: whether to show no progress.
+        meanwhile: called now and then; what it raises ends the fit.
+    """
     if not model.prior.fits:
         return
     generator = torch.Generator().manual_seed(seed + 2)
@@ -256,6 +351,7 @@ def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.devic
     for batch in images.batches(500, device=device):
         latents.append(model.draw(batch, generator).cpu())
         seen += len(batch)
+        meanwhile()
         if seen >= PRIOR_LATENTS:
             break
     with track("prior", 100, quiet=quiet) as shown:
@@ -263,6 +359,7 @@ def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.devic
 
         def progress(share: float) -> None:
             nonlocal done
+            meanwhile()
             shown.advance(int(100 * share) - done)
             done = int(100 * share)
 
@@ -272,98 +369,3 @@ def fit_prior(model: LatentModel, images: Images, seed: int, device: torch.devic
 def _beta(recipe: Recipe, step: int, total: int) -> float:
     rise = recipe.objective.warmup * total
     return recipe.objective.beta * min(1.0, (step + 1) / rise if rise > 0 else 1.0)
-
-
-def _evaluations(model: LatentModel, images: Images, batch: int) -> int:
-    """Return the evaluations of the field in one pass of a batch; 0 without a flow."""
-    return model.trajectory(images.first(batch, model.device), torch.tensor([0.0, 1.0])).nfe
-
-
-def _epoch(images: Images, batch: int, at: Progress, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield the batches of an epoch that are still to come, in an order that seed and epoch decide."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1_000_003 * seed + at.epoch))
-    full = len(images) // batch * batch
-    return images.batches(batch, order[at.batch * batch : full], device)
-
-
-def _random_inputs(
-    model: LatentModel, images: Tensor, recipe: Recipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
-    uniform = torch.rand(images.shape, generator=generator).to(images.device)
-    target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
-    particles = recipe.objective.particles
-    noise = torch.randn(images.shape[0], particles, model.dim, generator=generator).to(images.device)
-    if not model.flows or any(flow.solver.method not in FIXED for flow in model.flows):
-        return target, noise, None
-    jitter = 1.0 if recipe.flow.grid == "random" else 0.0
-    return target, noise, random_grid(recipe.flow.steps, generator=generator, jitter=jitter).to(images.device)
-
-
-def _save(
-    folder: Path,
-    model: LatentModel,
-    average: LatentModel,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-    at: Progress,
-) -> None:
-    save_state(
-        folder,
-        {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "generator": generator.get_state(),
-            "progress": vars(at),
-        },
-    )
-
-
-def _restore(
-    folder: Path,
-    model: LatentModel,
-    average: LatentModel,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> Progress:
-    state: dict[str, Any] = load_state(folder)
-    try:
-        for held, key in ((model, "model"), (average, "average")):
-            # A prior is fitted when training is done, so a finished run may be resumed with another one.
-            trained: dict[str, Tensor] = state[key]
-            if held.prior.fits:
-                trained = {name: value for name, value in trained.items() if not name.startswith("prior.")}
-                trained |= {name: value for name, value in held.state_dict().items() if name.startswith("prior.")}
-            held.load_state_dict(trained)
-        optimiser.load_state_dict(state["optimiser"])
-        generator.set_state(state["generator"])
-        return Progress(**state["progress"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"the state in {folder} belongs to another model than its recipe ({reason})") from None
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a request that is met between two steps, so that no step is half done."""
-    import signal
-    import threading
-
-    asked = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

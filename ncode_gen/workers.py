@@ -104,7 +104,7 @@ def join_workers(device: str) -> tuple[Workers, torch.device | None]:
         return ALONE, None
     from lightning_fabric import Fabric
 
-    accelerator = device.split(":")[0]
+    accelerator = device.split(":", maxsplit=1)[0]
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     if "LOCAL_WORLD_SIZE" in os.environ:
         nodes = count // int(os.environ["LOCAL_WORLD_SIZE"])

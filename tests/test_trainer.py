@@ -1,8 +1,4 @@
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -19,9 +15,8 @@ from ncode_gen.recipe import (
     TrainingRecipe,
 )
 from ncode_gen.run import load_run
-from ncode_gen.trainer import learning_rate, train
-
-from .conftest import TINY
+from ncode_gen.step import learning_rate
+from ncode_gen.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -79,29 +74,6 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_resuming_after_an_epoch_ends_where_an_undisturbed_run_ends(tmp_path, monkeypatch):
-    """The schedule depends on the number of epochs, so the run is cut off rather than made shorter."""
-    whole = fit(recipe_of(epochs=4), tmp_path / "whole").state_dict()
-
-    from ncode_gen import trainer
-
-    append, count = trainer.append_json_line, 0
-
-    def cut_off(path, row):
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise RuntimeError("the power went out")
-        append(path, row)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer, "append_json_line", cut_off)
-        with pytest.raises(RuntimeError):
-            fit(recipe_of(epochs=4), tmp_path / "cut")
-    resumed = fit(recipe_of(epochs=4), tmp_path / "cut", resume=True).state_dict()
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-
-
 def test_a_finished_run_takes_another_prior_without_training_again(tmp_path):
     normal = fit(recipe_of(epochs=1, prior=PriorRecipe("normal")), tmp_path)
     mixture = fit(recipe_of(epochs=1, prior=PriorRecipe("mixture", 3)), tmp_path, resume=True)
@@ -119,51 +91,11 @@ def test_a_state_of_another_model_is_refused(tmp_path):
         fit(recipe_of(epochs=2, flow=FlowRecipe(hidden=9)), tmp_path, resume=True)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_reason(tmp_path):
-    with pytest.raises(UserError, match=r"not finite at step \d+ \(learning rate") as error:
-        fit(recipe_of(training={"rate": 1e18, "clip": 0.0, "warmup": 0.0}), tmp_path)
-    assert error.value.code == 1
-
-
 def test_the_rate_rises_and_falls():
     recipe = recipe_of(training={"rate": 1.0, "warmup": 0.1})
     rates = [learning_rate(recipe, step, 100) for step in range(100)]
     assert max(rates) == 1.0 and rates[0] == 0.1 and rates[-1] < 0.001
     assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    arguments = [
-        sys.executable,
-        "-m",
-        "ncode_gen.train",
-        *TINY,
-        "--training.epochs",
-        "100000",
-        "--training.compile",
-        "off",
-        "--out",
-        "run",
-    ]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    until = time.monotonic() + 120
-    while not metrics.exists() and time.monotonic() < until:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Go on with: python -m ncode_gen.train --resume run" in told and "Traceback" not in told
-    done = json.loads(metrics.read_text().splitlines()[-1])["epoch"]
-    again = subprocess.run(
-        [sys.executable, "-m", "ncode_gen.train", "--resume", "run", "--training.epochs", str(done + 1), "--quiet"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "run" / "weights.safetensors").exists()
 
 
 def test_a_compiled_step_trains_as_a_plain_one(tmp_path, capsys):

@@ -60,6 +60,9 @@ def _flow(recipe: Recipe) -> NCODE | None:
         raise UserError(f"section [flow] of the recipe: {error}") from None
 
 
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def _posterior(recipe: Recipe) -> Posterior:
     features, dim = recipe.encoder.features, recipe.latent.dim
     if recipe.objective.kind != "elbo":
@@ -111,5 +114,6 @@ def build_model(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
     )
     decoder = _decoder(recipe, shape, out)
     posterior = _posterior(recipe)
-    precision = torch.bfloat16 if recipe.training.precision == "bf16" else None
-    return LatentModel(shape, encoder, posterior, decoder, likelihood, _prior(recipe), precision)
+    return LatentModel(
+        shape, encoder, posterior, decoder, likelihood, _prior(recipe), PRECISIONS[recipe.training.precision]
+    )

@@ -68,6 +68,9 @@ class ControlledODE(nn.Module):
         augment: extra state dimensions (channels) that start at zero (ANODE); the field's are d + augment.
         solver: how solves are done, unless a call says otherwise.
 
+    Attributes:
+        unfinished: samples of the last per-sample adaptive solve that did not reach their last time.
+
     Raises:
         ValueError: a negative augmentation, or one that leaves no dimension.
 
@@ -85,6 +88,7 @@ class ControlledODE(nn.Module):
             raise ValueError(f"the augmentation must be >= 0 and < {field.dim}, got {augment}")
         self.field, self.controller, self.augment = field, controller, augment
         self.solver = solver or Solver()
+        self.unfinished = 0
 
     @property
     def dim(self) -> int:
@@ -261,6 +265,8 @@ class ControlledODE(nn.Module):
             else:
                 controls = points.shape[0] * points.shape[1] * self.field.control_size
                 solution = self._integrate(dynamics, state, times, solver, controls)
+                if solution.outcomes is not None:
+                    self.unfinished = int((~solution.reached).sum())
         return self._result(solution, x, wanted)
 
     def _solve_natively(

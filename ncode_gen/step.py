@@ -1,0 +1,153 @@
+"""One training step: random numbers, loss, gradient, update; what is not finite is left out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import LatentModel
+from .objective import CompiledLoss, Loss, make_loss
+from .recipe import Recipe
+from .solvers import FIXED, random_grid
+from .workers import ALONE, Workers
+
+__all__ = ["GuardedAdamW", "TrainingStep", "learning_rate", "make_optimiser", "update_average"]
+
+
+def learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    """Return the rate at a step: a linear rise, then half a cosine down to zero.
+
+    >>> round(learning_rate(Recipe(), 100, 100), 6)
+    0.0
+    """
+    rise = max(1, round(recipe.training.warmup * total))
+    if step < rise:
+        return recipe.training.rate * (step + 1) / rise
+    return recipe.training.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def update_average(average: LatentModel, model: LatentModel, decay: float, step: int) -> None:
+    """Move the averaged weights towards the current ones; the decay grows from 0.1, so early weights are forgotten."""
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+
+
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW that leaves weights and moments as they are where `found_inf` is 1, without asking the device for it."""
+
+    found_inf: Tensor | None = None
+
+
+def make_optimiser(model: LatentModel, recipe: Recipe) -> GuardedAdamW:
+    """Return the optimiser of a recipe."""
+    # A prior that is fitted afterwards is none of the optimiser's, so that a run may be resumed with another one.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return GuardedAdamW(
+        trained, lr=recipe.training.rate, weight_decay=recipe.training.decay, betas=(0.9, 0.99), fused=True
+    )
+
+
+class TrainingStep:
+    """One update of a model; called with (images, learning rate, weight of the KL term, random numbers).
+
+    A batch whose loss or gradient is not finite, or one of whose adaptive solves did not reach its last time, changes
+    nothing. The random numbers are those of the whole batch, of which each process takes its own part, so that one
+    process and several take the same step. The call returns (loss, nats, norm of the gradient, 1 if skipped), shape
+    (4,), with zeros for a batch that was skipped; loss and nats are means over the processes.
+
+    Args:
+        model: the model that is trained.
+        recipe: its recipe.
+        optimiser: its optimiser.
+        compiled: whether the loss is compiled.
+        tell: where one line about the compilation goes.
+        plain_steps: steps that are taken before it is compiled.
+        workers: the processes that share each batch.
+
+    Attributes:
+        skipped_in_a_row: how many of the last batches were skipped, shape (), on the model's device.
+        scaler: the factor of the loss in half precision.
+    """
+
+    def __init__(
+        self,
+        model: LatentModel,
+        recipe: Recipe,
+        optimiser: GuardedAdamW,
+        *,
+        compiled: bool,
+        tell: Callable[[str], None],
+        plain_steps: int = 0,
+        workers: Workers = ALONE,
+    ) -> None:
+        loss = make_loss(model, recipe)
+        self.compiled = None
+        if compiled:
+            plain_calls = plain_steps * recipe.training.accumulate
+            loss = self.compiled = CompiledLoss(loss, tell, plain_calls, list(model.parameters()))
+        self.model, self.recipe, self.optimiser, self.workers = model, recipe, optimiser, workers
+        self.module = workers.wrap(_LossModule(model, loss))
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.training.precision == "fp16")
+        self.skipped_in_a_row = torch.zeros((), device=model.device)
+
+    def done_before(self, steps: int) -> None:
+        """Count steps that were taken before this process, so that the same step is the first to be compiled."""
+        if self.compiled is not None:
+            self.compiled.skip(steps * self.recipe.training.accumulate)
+
+    def __call__(self, images: Tensor, rate: float, beta: float, generator: torch.Generator) -> Tensor:
+        """Take the step; `images` are this process's part of the batch, (m, C, H, W) in [0, 1]."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        target, noise, grid = self._random_inputs(images, generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        parts = self.recipe.training.accumulate
+        weight = torch.tensor(beta, device=images.device)
+        found, unfinished = images.new_zeros(2), 0
+        for number, (some, its_noise) in enumerate(zip(target.chunk(parts), noise.chunk(parts), strict=True)):
+            with self.workers.local(self.module) if number + 1 < parts else contextlib.nullcontext():
+                loss, nats = self.module(some, its_noise, weight, grid)
+                self.scaler.scale(loss / parts).backward()
+            found += torch.stack([loss.detach(), nats]) / parts
+            unfinished += sum(flow.unfinished for flow in self.model.flows)
+        self.scaler.unscale_(self.optimiser)
+        limit = self.recipe.training.clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        lost = ~torch.stack([*found, norm]).isfinite().all() | (unfinished > 0)
+        told = self.workers.sum(torch.cat([found, lost.float().unsqueeze(0)]))
+        skipped = told[2].clamp(max=1)
+        values = torch.cat([told[:2] / self.workers.count, norm.unsqueeze(0)])
+        self.optimiser.found_inf = skipped  # the fused update reads it on the device, so nothing waits here
+        self.optimiser.step()
+        self.scaler.update()
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
+        return torch.cat([torch.where(skipped > 0, 0.0, values), skipped.unsqueeze(0)])
+
+    def _random_inputs(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
+        model, count = self.model, len(images) * self.workers.count
+        uniform = self.workers.part(torch.rand(count, *images.shape[1:], generator=generator)).to(images.device)
+        target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
+        particles = self.recipe.objective.particles
+        noise = self.workers.part(torch.randn(count, particles, model.dim, generator=generator)).to(images.device)
+        if not model.flows or any(flow.solver.method not in FIXED for flow in model.flows):
+            return target, noise, None
+        flow = self.recipe.flow
+        grid = random_grid(flow.steps, generator=generator, jitter=1.0 if flow.grid == "random" else 0.0)
+        return target, noise, grid.to(images.device)
+
+
+class _LossModule(nn.Module):
+    """A loss as a module, which is what gradients are gathered over."""
+
+    def __init__(self, model: LatentModel, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.loss(target, noise, beta, grid)

@@ -1,0 +1,43 @@
+"""How training is watched: scores of held-out images with the averaged weights."""
+
+from __future__ import annotations
+
+import torch
+
+from .autoencoder import LatentModel, LearnedStart
+from .data import Images
+from .recipe import Recipe
+from .solvers import FIXED
+
+__all__ = ["evaluations", "validate"]
+
+VALIDATION_IMAGES = 2000
+
+
+def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.device) -> dict[str, float]:
+    """Return validation scores: nats with the recipe's solver, and how far they move when it is refined."""
+    scores: dict[str, float] = {}
+    some = images.first(VALIDATION_IMAGES, device)
+    generator = torch.Generator()
+    with torch.no_grad():
+        if isinstance(model.posterior, LearnedStart):
+            target = model.likelihood.target(
+                some, torch.rand(some.shape, generator=generator.manual_seed(0)).to(device)
+            )
+            return {"validation_nats": -float(model.autoencoding(target)[0].mean())}
+
+        def elbo(steps: int | None) -> float:
+            bounds = model.bounds(some, 1, generator.manual_seed(0), steps=steps, budget=recipe.training.batch)
+            return float(torch.cat([bound for bound, _ in bounds]).mean())
+
+        coarse = elbo(None)
+        scores["validation_nats"] = -coarse
+        if model.flows and all(flow.solver.method in FIXED for flow in model.flows):
+            finer = 2 * max(flow.solver.steps for flow in model.flows)
+            scores["solver_gap_nats"] = coarse - elbo(finer)
+    return scores
+
+
+def evaluations(model: LatentModel, images: Images, batch: int) -> int:
+    """Return the evaluations of the field in one pass of a batch; 0 without a flow."""
+    return model.trajectory(images.first(batch, model.device), torch.tensor([0.0, 1.0])).nfe

@@ -1,0 +1,157 @@
+"""A state of training: kept, checked, and gone on from exactly."""
+
+import random
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from ncode_gen import trainer
+from ncode_gen.errors import UserError
+from ncode_gen.recipe import FlowRecipe
+from ncode_gen.signals import Interrupted
+from ncode_gen.state import (
+    PREVIOUS,
+    STATE,
+    load_state,
+    locked,
+    random_states,
+    restore_random_states,
+    save_state,
+)
+from ncode_gen.step import TrainingStep
+
+from .test_trainer import fit, recipe_of, rows_of
+
+
+def interrupted_at(step, number=signal.SIGTERM):
+    """Return a `TrainingStep.__call__` during whose `step`-th call a signal comes."""
+    real, taken = TrainingStep.__call__, 0
+
+    def call(self, *inputs):
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            signal.raise_signal(number)
+        return real(self, *inputs)
+
+    return call
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_state_comes_back(tmp_path):
+    save_state(tmp_path, {"weights": torch.arange(3.0), "at": {"step": 7, "names": ["a", None]}})
+    state = load_state(tmp_path)
+    assert torch.equal(state["weights"], torch.arange(3.0)) and state["at"] == {"step": 7, "names": ["a", None]}
+    assert state.notice == "" and load_state(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[:70] + bytes([b[70] ^ 1]) + b[71:], lambda b: b""])
+def test_a_damaged_state_is_told_and_the_one_before_is_used(tmp_path, spoil):
+    for step in (1, 2):
+        save_state(tmp_path, {"step": step})
+    path = tmp_path / STATE
+    path.write_bytes(spoil(path.read_bytes()))
+    state = load_state(tmp_path)
+    assert state["step"] == 1
+    assert f"{path} is damaged" in state.notice and str(tmp_path / PREVIOUS) in state.notice
+    (tmp_path / PREVIOUS).write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"remove .* to train from the beginning"):
+        load_state(tmp_path)
+
+
+def test_a_kill_between_the_two_moves_leaves_the_state_before(tmp_path):
+    save_state(tmp_path, {"step": 1})
+    (tmp_path / STATE).rename(tmp_path / PREVIOUS)
+    assert load_state(tmp_path)["step"] == 1
+
+
+def test_a_state_that_could_execute_code_is_refused(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    save_state(tmp_path, {"model": Evil()})
+    with pytest.raises(UserError, match="damaged"):
+        load_state(tmp_path)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_random_generators_go_on_where_they_were():
+    def draws():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.gauss(0, 1) for _ in range(3)]
+
+    random.gauss(0, 1)
+    states = random_states()
+    first = draws()
+    restore_random_states(states)
+    assert draws() == first
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+    left = tmp_path / "state" / ".training.pt.1.partial"
+    with locked(tmp_path):
+        with pytest.raises(UserError, match="another process is training"), locked(tmp_path):
+            pass
+        left.write_text("half")
+    with locked(tmp_path):
+        assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [{}, {"flow": FlowRecipe(loop="closed", hidden=8, grid="random", steps=2)}, {"training": {"precision": "bf16"}}],
+    ids=str,
+)
+def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
+    recipe = recipe_of(epochs=4, **sections)
+    whole = fit(recipe, tmp_path / "whole").state_dict()
+    for step in (3, 6):  # in the middle of an epoch, twice
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainingStep, "__call__", interrupted_at(step))
+            with pytest.raises(Interrupted) as stopped:
+                fit(recipe, tmp_path / "cut", resume=step > 3)
+        assert stopped.value.code == 143
+    assert same(whole, fit(recipe, tmp_path / "cut", resume=True).state_dict())
+    for key in ("step", "loss", "train_nats", "validation_nats", "gradient_norm"):
+        assert [row[key] for row in rows_of(tmp_path / "cut")] == [row[key] for row in rows_of(tmp_path / "whole")]
+
+
+def test_states_are_saved_in_long_epochs_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(TrainingStep, "__call__", interrupted_at(3, signal.SIGINT))
+    with pytest.raises(Interrupted) as stopped:
+        fit(recipe_of(), tmp_path)
+    assert stopped.value.code == 130
+    assert load_state(tmp_path)["progress"]["batch"] == 3
+    (tmp_path / STATE).unlink()
+    assert load_state(tmp_path)["progress"]["batch"] == 2
+
+
+def test_a_second_signal_does_not_wait_for_the_step(tmp_path, monkeypatch):
+    def twice(self, *inputs):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TrainingStep, "__call__", twice)
+    with pytest.raises(Interrupted):
+        fit(recipe_of(), tmp_path)
+
+
+def test_training_in_a_thread_leaves_signals_alone(tmp_path):
+    thread = threading.Thread(target=fit, args=(recipe_of(epochs=1), tmp_path))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_a_run_without_a_state_starts_from_the_beginning(tmp_path, capsys):
+    whole = fit(recipe_of(), tmp_path / "whole").state_dict()
+    again = fit(recipe_of(), tmp_path / "new", resume=True).state_dict()
+    assert same(whole, again)
+    assert "starts from the beginning" in " ".join(capsys.readouterr().err.split())
