@@ -54,8 +54,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, keep: Path 
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder."""
-    for path in folder.glob(f".*{PARTIAL}"):
+    """Remove what killed processes left half written in a folder and the folders inside it."""
+    for path in folder.rglob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 

@@ -144,7 +144,6 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"another process is training in {folder}; wait for it, or name another --out") from None
         remove_partial_files(folder)
-        remove_partial_files(path.parent)
         yield
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import os
 import shutil
 import subprocess
 import sys
@@ -60,8 +59,9 @@ def without(run, name):
     return run
 
 
-def spoiled_state(run):
-    (run / "state" / "training.pt").write_bytes(b"PK\x03\x04 no state")
+def spoiled_states(run):
+    for name in ("training.pt", "previous.pt"):
+        (run / "state" / name).write_bytes(b"PK\x03\x04 no state")
     return run
 
 
@@ -94,8 +94,7 @@ CASES = {
     "existing run": ("train", lambda t, r: ["--out", r], "already holds a run"),
     "resume of nothing": ("train", lambda t, r: ["--resume", t / "none"], "is no run folder"),
     "resume of something else": ("train", lambda t, r: ["--resume", pictures(t / "p")], "is no run folder"),
-    "resume without a state": ("train", lambda t, r: ["--resume", without(r, "state")], "cannot be resumed"),
-    "resume of a spoiled state": ("train", lambda t, r: ["--resume", spoiled_state(r)], "is damaged"),
+    "resume of spoiled states": ("train", lambda t, r: ["--resume", spoiled_states(r)], "is damaged"),
     "resume of another model": ("train", lambda t, r: ["--resume", r, "--latent.dim", 9], "another model"),
     "resume and a model file": ("train", lambda t, r: [text(t / "m.toml", ""), "--resume", r], "not both"),
     "output is a file": ("train", lambda t, r: [*TINY, "--out", text(t / "file", "x")], "cannot write"),
@@ -155,13 +154,13 @@ FULL = """
 import sys
 from ncode_gen import files
 real = files.write_atomically
-def full(path, write):
+def full(path, write, **keep):
     def filling(partial):
         partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
-    return real(path, filling if path.name == {name!r} else write)
-import ncode_gen.run, ncode_gen.figures.style
-for module in (files, ncode_gen.run, ncode_gen.figures.style):
+    return real(path, filling if path.name == {name!r} else write, **keep)
+import ncode_gen.run, ncode_gen.state, ncode_gen.figures.style
+for module in (files, ncode_gen.run, ncode_gen.state, ncode_gen.figures.style):
     module.write_atomically = full
 from ncode_gen.command import run_command
 from ncode_gen.{command} import main
@@ -192,17 +191,8 @@ def test_no_room_on_the_disk_leaves_what_was_there(trained, tmp_path, kind, name
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1, done.stderr
+    # A state that cannot be written costs nothing that is done: training goes on to its weights.
+    assert done.returncode == (0 if name == "training.pt" else 1), done.stderr
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
     assert fingerprint(run) == before
     assert not list(tmp_path.rglob("*.partial"))
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")
-def test_metrics_on_a_full_disk_are_told(tmp_path):
-    from ncode_gen.errors import UserError
-    from ncode_gen.files import append_json_line
-
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="No space left"):
-        append_json_line(tmp_path / "metrics.jsonl", {"step": 1})
