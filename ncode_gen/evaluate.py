@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .autoencoder import LatentModel
     from .data import Images
     from .metrics import FeatureNetwork, Score
+    from .workers import Workers
 
 __all__ = ["Options", "main"]
 
@@ -66,16 +67,20 @@ def main(argv: list[str]) -> None:
         compare_features,
         default_features,
         few_images_warning,
+        image_features,
         load_features,
         sample_features,
         score_reconstruction,
     )
     from .run import describe_environment, find_run, load_recipe, load_run, resolve_device, weights_digest
+    from .workers import join_workers
 
     started = time.perf_counter()
     folder = find_run(options.run)
     recipe = load_recipe(folder)
-    device = resolve_device(options.device)
+    workers, device = join_workers(options.device)
+    device = device or resolve_device(options.device)
+    quiet = options.quiet or not workers.leads
     name = options.features or default_features(recipe.data.name)
     if name not in FEATURES:
         raise UserError(f"--features must be one of {', '.join(FEATURES)}, got {name}")
@@ -85,7 +90,8 @@ def main(argv: list[str]) -> None:
     splits = load_data(data, recipe.training.workers)
     test = splits.test
     out = options.out or folder / "evaluation.json"
-    check_writable(out)
+    if workers.leads:
+        check_writable(out)
     if options.limit:
         test = test.head(options.limit)
 
@@ -99,16 +105,21 @@ def main(argv: list[str]) -> None:
         "features": {"name": network.name, "size": network.size, "digest": network.digest},
         "weights_digest": weights_digest(folder),
         "prior": recipe.prior.kind,
+        "warnings": [],
         "interval": "95 %, value -+ 1.96 standard errors (bootstrap for fid, ten disjoint parts for kid)",
         "environment": describe_environment(device, options.seed),
     }
-    fake = sample_features(model, network, options.n, seed=options.seed, quiet=options.quiet)
-    real = network.of(test.batches(250, device=model.device))
+    # What takes long is shared by the processes; the rest is the leading one's.
+    fake = sample_features(model, network, options.n, seed=options.seed, quiet=quiet, workers=workers)
+    real = image_features(network, test, model.device, workers)
+    likelihood = _score_likelihood(model, test, options, protocol, quiet, workers)
+    if not workers.leads:
+        return
     scores |= compare_features(real, fake, options.seed)
-    protocol["warnings"] = few_images_warning(real, fake)
+    protocol["warnings"] += few_images_warning(real, fake)
     scores |= score_reconstruction(model, test)
     _score_latents(model, splits.train, test, network, options, scores)
-    _score_likelihood(model, test, options, scores, protocol)
+    scores |= likelihood
     protocol["seconds"] = round(time.perf_counter() - started, 1)
 
     result = {"protocol": protocol, "scores": {key: dataclasses.asdict(score) for key, score in scores.items()}}
@@ -137,32 +148,33 @@ def _score_latents(
 
 
 def _score_likelihood(
-    model: LatentModel, test: Images, options: Options, scores: dict[str, Score], protocol: dict[str, Any]
-) -> None:
+    model: LatentModel, test: Images, options: Options, protocol: dict[str, Any], quiet: bool, workers: Workers
+) -> dict[str, Score]:
+    """Return likelihoods and evaluations of the flow; how they were made goes into the protocol."""
+    import torch
+
     from .metrics import mean_score, score_likelihood
     from .progress import console
 
-    flow = model.posterior.flow
     protocol["particles"] = options.particles
     protocol["likelihood"] = model.likelihood.protocol
-    if flow is not None:
-        import torch
-
+    scores: dict[str, Score] = {}
+    if model.posterior.flow is not None:
         evaluations = model.trajectory(test.first(500, model.device), torch.tensor([0.0, 1.0])).nfe
         scores["nfe"] = mean_score(torch.full((2,), float(evaluations)))
     if options.particles == 0:
-        return
+        return scores
     if model.posterior.deterministic:
-        protocol["likelihood"] = "none: a deterministic autoencoder has no posterior density"
-        return
+        protocol["likelihood"] = "no likelihood, since the posterior of a deterministic autoencoder has no density"
+        return scores
     try:
-        found = score_likelihood(model, test, options.particles, seed=options.seed, quiet=options.quiet)
+        found = score_likelihood(model, test, options.particles, seed=options.seed, quiet=quiet, workers=workers)
     except ValueError as error:
         # The other scores stand; a likelihood that the solver decides is not printed.
         protocol["warnings"].append(str(error))
-        console.print(f"no likelihood: {error}")
-        return
-    scores["elbo_nats"], scores["nll_nats"], scores["bits_per_dim"] = found.elbo, found.nll, found.bits_per_dim
+        if workers.leads:
+            console.print(f"no likelihood: {error}")
+        return scores
     protocol["solver"] = {
         "refined": found.solver,
         "coarse": found.coarse_solver,
@@ -170,6 +182,7 @@ def _score_likelihood(
         "nll_gap_nats": found.nll_gap,
         "moved_nats": found.moved,
     }
+    return scores | {"elbo_nats": found.elbo, "nll_nats": found.nll, "bits_per_dim": found.bits_per_dim}
 
 
 UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "bits_per_dim": "bits", "psnr": "dB", "nfe": "evaluations"}

@@ -7,6 +7,7 @@ them, their devices and how they talk.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ def join_workers(device: str) -> tuple[Workers, torch.device | None]:
         return ALONE, None
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = device.split(":", maxsplit=1)[0]
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
     if "LOCAL_WORLD_SIZE" in os.environ:

@@ -7,7 +7,7 @@ from .latents import interpolation_score, linear_probe
 from .likelihood import LikelihoodScores, score_likelihood
 from .manifold import density_coverage, precision_recall
 from .reconstruction import score_reconstruction, structural_similarity
-from .samples import compare_features, few_images_warning, sample_features
+from .samples import compare_features, few_images_warning, image_features, sample_features
 from .score import Score, mean_score
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "density_coverage",
     "few_images_warning",
     "frechet_distance",
+    "image_features",
     "interpolation_score",
     "kernel_distance",
     "linear_probe",

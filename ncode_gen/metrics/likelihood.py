@@ -13,7 +13,7 @@ from ..data import Images
 from ..progress import track
 from ..solvers import FIXED
 from ..workers import ALONE, Workers
-from .samples import batch_generator
+from .samples import batch_generator, shared_batches
 from .score import Score, mean_score
 
 __all__ = ["LikelihoodScores", "refine_steps", "score_likelihood"]
@@ -140,7 +140,7 @@ def _bounds(
     method = None if steps is None else "rk4"
     found = {}
     with track(label, len(images), quiet=quiet) as progress:
-        for number, batch in workers.mine(images.batches(PROBE, device=model.device)):
+        for number, batch in shared_batches(images, PROBE, model.device, workers):
             generator, parts = batch_generator(seed, number), []
             for pair in model.bounds(batch, particles, generator, steps=steps, method=method):
                 parts.append(torch.stack(pair, 1).cpu())

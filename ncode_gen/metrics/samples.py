@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..autoencoder import LatentModel
+from ..data import Images
 from ..progress import track
 from ..workers import ALONE, Workers
 from .features import FeatureNetwork
@@ -14,7 +17,14 @@ from .kernel import kernel_score
 from .manifold import density_coverage, precision_recall
 from .score import Score
 
-__all__ = ["batch_generator", "compare_features", "few_images_warning", "sample_features"]
+__all__ = [
+    "batch_generator",
+    "compare_features",
+    "few_images_warning",
+    "image_features",
+    "sample_features",
+    "shared_batches",
+]
 
 BATCH = 250
 
@@ -52,6 +62,20 @@ def sample_features(
             found[number] = network.of([images])
             progress.advance(len(images) * workers.count)
     return workers.gather(found)
+
+
+def image_features(network: FeatureNetwork, images: Images, device: torch.device, workers: Workers = ALONE) -> Tensor:
+    """Return the features (n, f) of images; the processes share the work, and all of them get all features."""
+    shared = shared_batches(images, BATCH, device, workers)
+    return workers.gather({number: network.of([batch]) for number, batch in shared})
+
+
+def shared_batches(images: Images, size: int, device: torch.device, workers: Workers) -> Iterator[tuple[int, Tensor]]:
+    """Yield this process's batches of images with their numbers; no process reads another's images."""
+    mine = list(workers.mine(torch.arange(len(images)).split(size)))
+    if mine:
+        order = torch.cat([indices for _, indices in mine])
+        yield from zip((number for number, _ in mine), images.batches(size, order, device), strict=True)
 
 
 def compare_features(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Score]:

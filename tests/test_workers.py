@@ -1,0 +1,95 @@
+"""Two processes on the CPU do what one does: same losses, same weights, same scores."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .conftest import TINY
+
+WORKER = """
+import json, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from ncode_gen import step as step_module
+from ncode_gen.command import run_command
+
+losses, real = [], step_module.TrainingStep.__call__
+def watched(self, *inputs):
+    found = real(self, *inputs)
+    losses.append(found.tolist())
+    watched.model = self.model
+    return found
+step_module.TrainingStep.__call__ = watched
+
+from ncode_gen.train import main
+from ncode_gen.workers import dist
+run_command(main)
+rank = dist.get_rank() if dist.is_initialized() else 0
+out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else Path(sys.argv[2])
+save_file({k: v.contiguous() for k, v in watched.model.state_dict().items()}, out / f"rank{rank}.safetensors")
+(out / f"rank{rank}.json").write_text(json.dumps(losses))
+"""
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SEEDED = [*TINY, "--training.epochs", "3", "--training.batch", "64", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same recipe trained by one process and by two; returns the folder of both runs."""
+    folder = tmp_path_factory.mktemp("workers")
+    (folder / "worker.py").write_text(WORKER)
+    for name, how in (("one", []), ("two", TWO)):
+        command = [sys.executable, *how, "worker.py", *SEEDED, "--out", name]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def losses(path):
+    return torch.tensor(json.loads(path.read_text()))
+
+
+def test_two_processes_follow_the_loss_curve_of_one(runs):
+    one, two, other = (losses(runs / name) for name in ("one/rank0.json", "two/rank0.json", "two/rank1.json"))
+    assert len(one) >= 50
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
+    assert torch.equal(two[:, :2], other[:, :2])
+
+
+def test_both_processes_hold_the_same_weights(runs):
+    a, b = (load_file(runs / "two" / f"rank{rank}.safetensors") for rank in (0, 1))
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    alone = load_file(runs / "one" / "rank0.safetensors")
+    for key, value in a.items():
+        torch.testing.assert_close(value, alone[key], rtol=1e-2, atol=1e-3)
+
+
+def test_only_the_leading_process_writes(runs):
+    assert {path.name for path in (runs / "two").iterdir()} - {"rank1.safetensors", "rank1.json"} == {
+        path.name for path in (runs / "one").iterdir()
+    }
+    assert [json.loads(line)["epoch"] for line in (runs / "two" / "metrics.jsonl").open()] == [1, 2, 3]
+    assert json.loads((runs / "two" / "environment.json").read_text())["processes"] == 2
+
+
+def test_two_processes_score_as_one(runs, command):
+    arguments = ["one", "--n", "600", "--particles", "8", "--device", "cpu", "--out"]
+    assert command("evaluate", *arguments, "one.json", cwd=runs).returncode == 0
+    done = subprocess.run(
+        [sys.executable, *TWO, "-m", "--", "ncode_gen.evaluate", *arguments, "two.json"],
+        cwd=runs,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((runs / name).read_text())["scores"] for name in ("one.json", "two.json"))
+    assert one.keys() == two.keys()
+    for key, score in one.items():
+        assert two[key]["value"] == pytest.approx(score["value"], rel=1e-6, abs=1e-6), key
