@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from .errors import UserError
     from .recipe import Recipe
     from .run import load_run as load
+    from .run import push
 
 __version__ = "0.1.0"
 
-__all__ = ["NCODE", "Recipe", "UserError", "__version__", "load"]
+__all__ = ["NCODE", "Recipe", "UserError", "__version__", "load", "push"]
 
 # Names come with their modules when they are first used, so that --help and a wrong flag need not wait for torch.
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "Recipe": ("recipe", "Recipe"),
     "UserError": ("errors", "UserError"),
     "load": ("run", "load_run"),
+    "push": ("run", "push"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 
@@ -61,47 +61,65 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
     )
 
 
+# Least and largest value of each whole number. The largest ones are far beyond use; they keep a mistaken or hostile
+# recipe from taking all memory or time before anything can be checked.
+MANY, DEEP, SEEDS = 2**20, 1000, 2**32 - 1
+RANGES = {
+    "seed": (0, SEEDS),
+    "data.size": (0, 8192),
+    "data.split_seed": (0, SEEDS),
+    "data.limit": (0, 2**40),
+    "encoder.width": (1, MANY),
+    "encoder.blocks": (0, DEEP),
+    "encoder.features": (1, MANY),
+    "latent.dim": (1, MANY),
+    "flow.hidden": (1, MANY),
+    "flow.layers": (0, DEEP),
+    "flow.rank": (1, MANY),
+    "flow.gamma": (0, MANY),
+    "flow.augment": (0, MANY),
+    "flow.steps": (1, MANY),
+    "decoder.width": (1, MANY),
+    "decoder.blocks": (0, DEEP),
+    "decoder.steps": (1, DEEP),
+    "objective.particles": (1, MANY),
+    "prior.components": (0, MANY),
+    "prior.hidden": (1, MANY),
+    "prior.layers": (1, DEEP),
+    "prior.steps": (1, MANY),
+    "prior.updates": (1, 2**40),
+    "training.epochs": (1, 2**40),
+    "training.batch": (1, 2**30),
+    "training.accumulate": (1, 2**30),
+    "training.max_skipped": (0, 2**40),
+    "training.validate_every": (1, 2**40),
+    "training.picture_every": (1, 2**40),
+    "training.workers": (0, 1024),
+}
+NOT_NEGATIVE = (
+    *("objective.beta", "objective.free_nats", "objective.kinetic", "objective.latent_penalty"),
+    *("objective.decoder_penalty", "objective.discrepancy", "training.decay", "training.clip"),
+)
+LONGEST_NAME = 200
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    for name in key.split("."):
+        recipe = getattr(recipe, name)
+    return recipe
+
+
 def _check_ranges(recipe: Recipe, source: str) -> None:
-    for key, value, least in (
-        ("data.size", recipe.data.size, 0),
-        ("data.limit", recipe.data.limit, 0),
-        ("encoder.width", recipe.encoder.width, 1),
-        ("encoder.blocks", recipe.encoder.blocks, 0),
-        ("encoder.features", recipe.encoder.features, 1),
-        ("decoder.width", recipe.decoder.width, 1),
-        ("decoder.blocks", recipe.decoder.blocks, 0),
-        ("latent.dim", recipe.latent.dim, 1),
-        ("flow.hidden", recipe.flow.hidden, 1),
-        ("flow.layers", recipe.flow.layers, 0),
-        ("flow.rank", recipe.flow.rank, 1),
-        ("flow.gamma", recipe.flow.gamma, 0),
-        ("flow.steps", recipe.flow.steps, 1),
-        ("flow.augment", recipe.flow.augment, 0),
-        ("decoder.steps", recipe.decoder.steps, 1),
-        ("prior.components", recipe.prior.components, 0),
-        ("prior.hidden", recipe.prior.hidden, 1),
-        ("prior.layers", recipe.prior.layers, 1),
-        ("prior.steps", recipe.prior.steps, 1),
-        ("prior.updates", recipe.prior.updates, 1),
-        ("training.epochs", recipe.training.epochs, 1),
-        ("training.batch", recipe.training.batch, 1),
-        ("training.accumulate", recipe.training.accumulate, 1),
-        ("training.max_skipped", recipe.training.max_skipped, 0),
-        ("training.validate_every", recipe.training.validate_every, 1),
-        ("training.picture_every", recipe.training.picture_every, 1),
-        ("training.workers", recipe.training.workers, 0),
-        ("objective.beta", recipe.objective.beta, 0),
-        ("objective.particles", recipe.objective.particles, 1),
-        ("objective.free_nats", recipe.objective.free_nats, 0),
-        ("objective.kinetic", recipe.objective.kinetic, 0),
-        ("objective.latent_penalty", recipe.objective.latent_penalty, 0),
-        ("objective.decoder_penalty", recipe.objective.decoder_penalty, 0),
-        ("objective.discrepancy", recipe.objective.discrepancy, 0),
-        ("training.decay", recipe.training.decay, 0),
-        ("training.clip", recipe.training.clip, 0),
-    ):
-        if not value >= least:
-            raise UserError(f"{source}: {key} must be at least {least}, got {value}")
+    for key, (least, most) in RANGES.items():
+        number = _value(recipe, key)
+        if number < least:
+            raise UserError(f"{source}: {key} must be at least {least}, got {number}")
+        if number > most:
+            raise UserError(f"{source}: {key} must be at most {most}, got {number}")
+    for key in NOT_NEGATIVE:
+        weight = _value(recipe, key)
+        if not 0 <= weight < float("inf"):
+            raise UserError(f"{source}: {key} must be at least 0 and finite, got {weight}")
     for key, share in (
         ("data.validation", recipe.data.validation),
         ("data.test", recipe.data.test),
@@ -115,8 +133,13 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
         raise UserError(f"{source}: training.rate must be above 0, got {recipe.training.rate}")
     if not 0 < recipe.flow.tolerance < 1:
         raise UserError(f"{source}: flow.tolerance must be above 0 and below 1, got {recipe.flow.tolerance}")
-    if not recipe.name or recipe.name.startswith(".") or "/" in recipe.name or "\\" in recipe.name:
-        raise UserError(f"{source}: name must be a plain folder name, got {recipe.name!r}")
+    name = recipe.name
+    if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
+        raise UserError(f"{source}: name must be a plain folder name, got {name!r}")
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(f"{source}: name must have at most {LONGEST_NAME} bytes, it has {len(name.encode())}")
+    if "\0" in recipe.data.root:
+        raise UserError(f"{source}: data.root must be the name of a folder, got {recipe.data.root!r}")
 
 
 def _check_pairs(recipe: Recipe, source: str) -> None:

@@ -243,7 +243,7 @@ class Recipe:
             raise UserError(f"cannot read the model file {path}: {error}") from None
         try:
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # Python's limits of numbers and nestings, too
             raise UserError(f"{path} is no valid TOML: {error}") from None
         recipe: Recipe = _from_mapping(cls, values, str(path), "")
         recipe.check(str(path))
@@ -298,7 +298,7 @@ def _checked(hint: Any, value: Any, source: str, key: str) -> Any:
             guess = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"{source}: {key} must be one of {', '.join(map(repr, choices))}, got {value!r}{guess}")
         return value
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not hint or isinstance(hint, types.GenericAlias):
         raise UserError(f"{source}: {key} must be of type {hint.__name__}, got {value!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -13,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .autoencoder import LatentModel, build_model
 from .errors import UserError
-from .files import write_atomically, write_json
+from .files import write_json
+from .hub import fetch_run, is_repository, upload_run
 from .recipe import Recipe
+from .weights import open_weights, write_weights
 
 __all__ = [
     "RECIPE",
     "WEIGHTS",
+    "check_links",
     "describe_environment",
     "find_run",
     "load_recipe",
     "load_run",
+    "push",
     "record_environment",
     "resolve_device",
     "save_weights",
@@ -94,7 +95,7 @@ def record_environment(folder: Path, environment: dict[str, Any], *, resume: boo
 
 
 def find_run(name: str | Path) -> Path:
-    """Return the run folder of a name: a path, or a folder in checkpoints/.
+    """Return the run folder of a name: a path, a folder in checkpoints/, or USER/NAME on the Hugging Face Hub.
 
     Raises:
         UserError: there is none, or the folder is no run.
@@ -102,20 +103,35 @@ def find_run(name: str | Path) -> Path:
     path = Path(name)
     relative = path.relative_to("checkpoints") if path.parts[:1] == ("checkpoints",) else path
     candidates = [path, *(place / relative for place in shipped("checkpoints"))]
-    for candidate in candidates:
-        if candidate.is_dir():
-            for needed in (RECIPE, WEIGHTS):
-                if not (candidate / needed).is_file():
-                    raise UserError(f"{candidate} is no finished run: it holds no {needed}; train it, or name another")
-            return candidate
-    raise UserError(f"there is no run folder {path}; train one with python -m ncode_gen.train")
+    found = next((candidate for candidate in candidates if candidate.is_dir()), None)
+    if found is None and is_repository(str(name)):
+        found = fetch_run(str(name))
+    if found is None:
+        raise UserError(f"there is no run folder {path}; train one with python -m ncode_gen.train")
+    for needed in (RECIPE, WEIGHTS):
+        if not (found / needed).is_file():
+            raise UserError(f"{found} is no finished run: it holds no {needed}; train it, or name another")
+    check_links(found)
+    return found
 
 
-def save_weights(folder: Path, model: LatentModel) -> None:
-    """Write the model's weights, with the shape of its images, into a run folder."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    header = {"format": "ncode_gen", "shape": ",".join(map(str, model.shape))}
-    write_atomically(folder / WEIGHTS, lambda partial: save_file(tensors, partial, metadata=header))
+def check_links(folder: Path) -> None:
+    """Refuse a run folder that holds a link out of it, through which others' files would be read or written.
+
+    Raises:
+        UserError: there is one; the message names it. Those of the Hugging Face cache to its own blobs are no harm.
+    """
+    inside = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        inside.append(folder.parent.parent.resolve() / "blobs")
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+            raise UserError(f"{path} is a link out of its run folder, which is not followed; put a copy there instead")
+
+
+def save_weights(folder: Path, model: LatentModel, recipe: Recipe) -> None:
+    """Write the model's weights, with the shape of its images and its recipe, into a run folder."""
+    write_weights(folder / WEIGHTS, model.state_dict(), model.shape, recipe.to_toml())
 
 
 def load_recipe(folder: Path) -> Recipe:
@@ -126,36 +142,58 @@ def load_recipe(folder: Path) -> Recipe:
 def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentModel:
     """Load the model of a run, in eval mode.
 
+    Args:
+        name: a run folder, a folder in checkpoints/, or USER/NAME on the Hugging Face Hub (which needs the extra "hub";
+            what was fetched once needs no network).
+        device: where the model is to be.
+
     Raises:
         UserError: there is no such run, its weights are damaged, or they belong to another model.
     """
     folder = find_run(name)
-    path = folder / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            header, keys = file.metadata() or {}, file.keys()
-            tensors = {key: file.get_tensor(key) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
-    try:
-        channels, height, width = (int(side) for side in header["shape"].split(","))
-    except (KeyError, ValueError):
-        raise UserError(f"{path} was not written by ncode_gen: its header names no image shape") from None
-    model = build_model(load_recipe(folder), (channels, height, width))
-    model.prior.take_sizes(
-        {key.removeprefix("prior."): tensor for key, tensor in tensors.items() if key.startswith("prior.")}
-    )
-    expected = model.state_dict()
-    for key in sorted(expected.keys() | tensors.keys()):
-        if key not in tensors or key not in expected or expected[key].shape != tensors[key].shape:
-            raise UserError(f"{path} belongs to another model than {folder / RECIPE}: they differ in {key}")
-        if tensors[key].is_floating_point() and not bool(torch.isfinite(tensors[key]).all()):
-            raise UserError(f"{path} holds a weight in {key} that is not finite; train the model again")
+    recipe = load_recipe(folder)
+    with open_weights(folder / WEIGHTS) as stored:
+        stored.check_recipe(recipe.to_toml(), folder / RECIPE)
+        # On the meta device nothing is allocated, so that a recipe of any size can be compared with the file first.
+        with torch.device("meta"):
+            described = build_model(recipe, stored.shape)
+        described.prior.take_sizes(
+            {
+                key.removeprefix("prior."): torch.empty(size, device="meta")
+                for key, size in stored.sizes.items()
+                if key.startswith("prior.")
+            }
+        )
+        expected = {key: tuple(value.shape) for key, value in described.state_dict().items()}
+        for key in sorted(expected.keys() | stored.sizes.keys()):
+            if expected.get(key) != stored.sizes.get(key):
+                raise UserError(f"{stored.path} belongs to another model than {folder / RECIPE}: they differ in {key}")
+        tensors = stored.read()
+    model = build_model(recipe, stored.shape)
     model.load_state_dict(tensors)
     model.precision = None  # Half precision is for training; scores and pictures are made in float32.
     return model.to(device).eval().requires_grad_(False)
 
 
+def push(run: str | Path, name: str, *, private: bool = False) -> str:
+    """Put a finished run on the Hugging Face Hub (needs the extra "hub").
+
+    Args:
+        run: run folder.
+        name: USER/NAME of the repository, made if absent.
+        private: whether others cannot see it.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: the run is not finished or was spoiled, the extra is not installed, or the Hub refuses.
+    """
+    load_run(run)
+    return upload_run(find_run(run), name, private=private)
+
+
 def weights_digest(name: str | Path) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a run's weights."""
-    return hashlib.sha256((find_run(name) / WEIGHTS).read_bytes()).hexdigest()[:16]
+    """Return the first 16 hexadecimal digits of the SHA-256 that the header of a run's weights holds."""
+    with open_weights(find_run(name) / WEIGHTS) as stored:
+        return stored.digest[:16]

@@ -140,7 +140,7 @@ def train(
         average = loop.training.average
         if workers.leads:
             fit_prior(average, splits.train, recipe.seed, device, quiet=quiet, meanwhile=stop.meet)
-            save_weights(folder, average)
+            save_weights(folder, average, recipe)
     return average
 
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 import ncode_gen
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_atomically
-from ncode_gen.run import find_run, load_run, resolve_device, weights_digest
+from ncode_gen.run import find_run, load_run, push, resolve_device, weights_digest
+from ncode_gen.weights import write_weights
 
 
 @pytest.fixture
@@ -65,7 +66,41 @@ def spoil_lost(folder):
     path = folder / "weights.safetensors"
     tensors = load_file(path)
     next(iter(tensors.values())).fill_(float("nan"))
-    save_file(tensors, path, metadata={"shape": "1,8,8"})
+    write_weights(path, tensors, (1, 8, 8), (folder / "recipe.toml").read_text())
+
+
+def spoil_one_bit(folder):
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(content)
+
+
+def spoil_recipe(folder):
+    path = folder / "recipe.toml"
+    path.write_text(path.read_text().replace("steps = 2", "steps = 3"))
+
+
+def spoil_huge(folder):
+    path = folder / "recipe.toml"
+    huge = path.read_text().replace("width = 8", "width = 1000000").replace("features = 16", "features = 1000000")
+    path.write_text(huge)
+    write_weights(folder / "weights.safetensors", load_file(folder / "weights.safetensors"), (1, 8, 8), huge)
+
+
+def spoil_pickle(folder):
+    torch.save({"a": torch.zeros(2)}, folder / "weights.safetensors")
+
+
+def spoil_header(folder):
+    (folder / "weights.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}" * 50)
+
+
+def spoil_link(folder):
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    shutil.rmtree(folder / "gallery")
+    (folder / "gallery").symlink_to(outside)
 
 
 def spoil_missing(folder):
@@ -79,6 +114,12 @@ SPOILED = {
     spoil_other_file: "not written by ncode_gen",
     spoil_lost: "not finite",
     spoil_missing: "no finished run",
+    spoil_one_bit: "checksum is wrong",
+    spoil_recipe: r"its flow\.steps is 2, the recipe says 3",
+    spoil_huge: "another model",
+    spoil_pickle: "damaged or no safetensors",
+    spoil_header: "damaged or no safetensors",
+    spoil_link: "gallery is a link out of its run folder",
 }
 
 
@@ -109,3 +150,64 @@ def test_devices_and_runs_that_do_not_exist_are_named():
         resolve_device("nonsense")
     with pytest.raises(UserError, match="there is no run folder"):
         find_run("nowhere/at-all")
+
+
+def test_links_inside_a_run_folder_are_followed(copied):
+    (copied / "weights.safetensors").rename(copied / "held")
+    (copied / "weights.safetensors").symlink_to("held")
+    load_run(copied)
+
+
+@pytest.fixture
+def cached(trained, tmp_path, monkeypatch):
+    """The Hub's cache with the run someone/tiny in it, as the Hub lays it out, and no network."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for name in ("recipe.toml", "weights.safetensors"):
+        shutil.copy(trained / name, repository / "blobs" / name)
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **what: real(**what, cache_dir=tmp_path / "hub"))
+    return snapshot
+
+
+def test_a_run_of_the_hub_is_loaded_from_its_cache_without_a_network(cached, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ncode_gen.load("someone/tiny")
+    assert all(torch.equal(value, load_run(trained).state_dict()[key]) for key, value in model.state_dict().items())
+    (cached / "recipe.toml").unlink()
+    (cached / "recipe.toml").symlink_to(trained / "recipe.toml")
+    with pytest.raises(UserError, match="is a link out of its run folder"):
+        ncode_gen.load("someone/tiny")
+
+
+def test_what_the_hub_does_not_hold_is_told(cached, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nor could it be fetched from the Hugging Face Hub"):
+        ncode_gen.load("someone/other")
+
+
+def test_push_makes_a_repository_of_a_run(trained, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    calls = []
+
+    class Api:
+        def create_repo(self, name, **options):
+            calls.append((name, options))
+            return f"https://huggingface.co/{name}"
+
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns):
+            calls.append((repo_id, folder_path))
+            assert "weights.safetensors" in allow_patterns and not any("state" in name for name in allow_patterns)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert push(trained, "someone/tiny", private=True) == "https://huggingface.co/someone/tiny"
+    assert calls == [("someone/tiny", {"private": True, "exist_ok": True}), ("someone/tiny", trained)]
+    with pytest.raises(UserError, match="is no USER/NAME"):
+        push(trained, "tiny")
