@@ -42,10 +42,10 @@ from ncode_gen.metrics import (
     score_likelihood,
     score_reconstruction,
 )
+from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.recipe import Recipe
 from ncode_gen.run import load_run
-from ncode_gen.trainer import fit_prior
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"

@@ -50,6 +50,15 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+    except (MemoryError, RuntimeError) as error:
+        from .memory import ran_out
+
+        if not ran_out(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "no more to be had"
+        remedy = "a smaller training.batch or a larger training.accumulate, or another --device, takes less"
+        print(f"error: memory ran out ({reason}); {remedy}", file=sys.stderr)
+        raise SystemExit(1) from None
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -61,7 +61,8 @@ def main(argv: list[str]) -> None:
     import torch
 
     from .data import load_data
-    from .files import check_writable, write_json
+    from .files import check_writable
+    from .history import read_run
     from .metrics import (
         FEATURES,
         compare_features,
@@ -72,7 +73,9 @@ def main(argv: list[str]) -> None:
         sample_features,
         score_reconstruction,
     )
-    from .run import describe_environment, find_run, load_recipe, load_run, resolve_device, weights_digest
+    from .records import write_record
+    from .report import write_report
+    from .run import EVALUATION, describe_environment, find_run, load_recipe, load_run, resolve_device, weights_digest
     from .workers import join_workers
 
     started = time.perf_counter()
@@ -89,7 +92,7 @@ def main(argv: list[str]) -> None:
     data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
     splits = load_data(data, recipe.training.workers)
     test = splits.test
-    out = options.out or folder / "evaluation.json"
+    out = options.out or folder / EVALUATION
     if workers.leads:
         check_writable(out)
     if options.limit:
@@ -123,7 +126,10 @@ def main(argv: list[str]) -> None:
     protocol["seconds"] = round(time.perf_counter() - started, 1)
 
     result = {"protocol": protocol, "scores": {key: dataclasses.asdict(score) for key, score in scores.items()}}
-    write_json(out, result)
+    write_record(out, result)
+    record = read_run(folder)
+    if record.report and out == folder / EVALUATION:
+        write_report(record, record.report)
     if not options.quiet:
         _print_table(recipe.name, protocol, scores)
         print(f"written to {out}")

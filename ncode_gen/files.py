@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["JsonLines", "check_writable", "remove_partial_files", "write_atomically", "write_json", "write_text"]
+__all__ = ["check_links", "check_writable", "remove_partial_files", "write_atomically", "write_json", "write_text"]
 
 PARTIAL = ".partial"
 
@@ -59,6 +59,20 @@ def remove_partial_files(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def check_links(folder: Path) -> None:
+    """Refuse a run folder that holds a link out of it, through which others' files would be read or written.
+
+    Raises:
+        UserError: there is one; the message names it. Those of the Hugging Face cache to its own blobs are no harm.
+    """
+    inside = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        inside.append(folder.parent.parent.resolve() / "blobs")
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+            raise UserError(f"{path} is a link out of its run folder, which is not followed; put a copy there instead")
+
+
 def check_writable(path: Path) -> None:
     """Raise a `UserError` at once, if a file could not be written at `path` after long work."""
     probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
@@ -74,60 +88,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-class JsonLines:
-    """A file that grows by one JSON object a line.
-
-    Args:
-        path: the file; made when it is first written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._pending = b""
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return the objects; lines that are none, such as one that a kill cut off, are left out."""
-        try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict):
-                    found.append(value)
-        return found
-
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Take all lines away but the objects that are wanted.
-
-        Raises:
-            UserError: the place cannot be written.
-        """
-        if self.path.exists():
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.read() if wanted(row)))
-
-    def append(self, value: Mapping[str, Any]) -> None:
-        """Append an object, after those that could not be written before.
-
-        Raises:
-            UserError: the place cannot be written, or the disk is full; nothing half written stays in the file, and the
-                next call tries again.
-        """
-        self._pending += json.dumps(value).encode() + b"\n"
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                size = file.tell()
-                try:
-                    written = file.write(self._pending)
-                    if written != len(self._pending):
-                        raise OSError(28, "No space left on device")
-                except OSError:
-                    file.truncate(size)
-                    raise
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; free the space", code=1) from None
-        self._pending = b""

@@ -1,4 +1,4 @@
-"""Draw a model: `python -m ncode_gen.gallery RUN [--out FOLDER] [--format png|pdf|svg]`."""
+"""Draw a model and report on it: `python -m ncode_gen.gallery RUN [--out FOLDER] [--format png|pdf|svg]`."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    """Draw samples, reconstructions, interpolations, trajectories and the animation."""
-    options = parse(Options, "gallery", argv, "Draw samples, reconstructions, interpolations and trajectories.")
+    """Draw samples, reconstructions, interpolations, trajectories and the animation, and a report of all."""
+    options = parse(Options, "gallery", argv, "Draw samples, reconstructions and trajectories, and write a report.")
 
     from .data import load_data
     from .figures import draw_gallery
+    from .history import REPORT, read_run
+    from .report import write_report
     from .run import find_run, load_recipe, load_run, resolve_device
 
     folder = find_run(options.run)
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> None:
     images = load_data(data, recipe.training.workers).test
     out = options.out or folder / "gallery"
     files = draw_gallery(model, images, out, title=recipe.name, kind=options.format, seed=options.seed)
+    files.append(write_report(read_run(folder, out), out / REPORT))
     if not options.quiet:
         for file in files:
             print(file)

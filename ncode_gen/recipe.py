@@ -7,6 +7,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ __all__ = [
     "PriorRecipe",
     "Recipe",
     "TrainingRecipe",
+    "changed_keys",
 ]
 
 
@@ -195,7 +197,8 @@ class TrainingRecipe:
     ema: float = 0.999
     """Decay of the moving average of the weights, a step; 0 for none."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Precision of encoder and decoder; the flow, likelihood and prior stay in float32. The loss of fp16 is scaled."""
+    """Precision of encoder and decoder; the flow, likelihood and prior stay in float32. The loss of fp16 is scaled; a
+    CPU without arithmetic for bf16 takes float32 instead, and says so."""
     accumulate: int = 1
     """Parts of a batch whose gradients are added up one after the other, to save memory."""
     max_skipped: int = 20
@@ -270,6 +273,23 @@ class Recipe:
     def check(self, source: str = "the recipe") -> None:
         """Raise a `UserError` that names the key, if a value is out of range or two do not go together."""
         check_recipe(self, Recipe(), source)
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two parsed TOML files: by dotted key, both values (None where there is none).
+
+    >>> changed_keys({"flow": {"steps": 2}, "seed": 0}, {"flow": {"steps": 4}, "seed": 0})
+    {'flow.steps': (2, 4)}
+    """
+    a, b = _flat(before), _flat(after)
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _from_mapping(cls: type[Any], values: dict[str, Any], source: str, prefix: str) -> Any:

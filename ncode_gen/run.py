@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -15,15 +14,19 @@ import torch
 
 from .autoencoder import LatentModel, build_model
 from .errors import UserError
-from .files import write_json
+from .files import check_links
 from .hub import fetch_run, is_repository, upload_run
+from .memory import describe
 from .recipe import Recipe
+from .records import read_record, write_record
 from .weights import open_weights, write_weights
 
 __all__ = [
+    "ENVIRONMENT",
+    "EVALUATION",
+    "METRICS",
     "RECIPE",
     "WEIGHTS",
-    "check_links",
     "describe_environment",
     "find_run",
     "load_recipe",
@@ -31,12 +34,14 @@ __all__ = [
     "push",
     "record_environment",
     "resolve_device",
+    "run_identity",
     "save_weights",
     "shipped",
     "weights_digest",
 ]
 
 RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
+METRICS, ENVIRONMENT, EVALUATION = "metrics.jsonl", "environment.json", "evaluation.json"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -82,16 +87,30 @@ def shipped(folder: str) -> list[Path]:
     return [Path(folder), package.parent / folder, package / "_shipped" / folder]
 
 
-def record_environment(folder: Path, environment: dict[str, Any], *, resume: bool) -> None:
-    """Write environment.json; a resumed run keeps its first one and lists the others below it."""
-    path = folder / "environment.json"
-    if resume and path.is_file():
-        try:
-            first = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UserError(f"{path} is damaged; remove it and resume again") from None
+def run_identity(folder: Path) -> str | None:
+    """Return the identity that a run was given when its training began; None if its folder says none.
+
+    Raises:
+        UserError: environment.json is damaged.
+    """
+    try:
+        found = read_record(folder / ENVIRONMENT).get("run")
+    except FileNotFoundError:
+        return None
+    return None if found is None else str(found)
+
+
+def record_environment(folder: Path, environment: dict[str, Any], identity: str) -> None:
+    """Write environment.json; a run that goes on keeps its first one, and lists the others below it.
+
+    Raises:
+        UserError: it cannot be written, or what stands there is damaged.
+    """
+    path = folder / ENVIRONMENT
+    if run_identity(folder) == identity:
+        first = read_record(path)
         environment = {**first, "resumed": [*first.get("resumed", []), environment]}
-    write_json(path, environment)
+    write_record(path, {"run": identity, **environment})
 
 
 def find_run(name: str | Path) -> Path:
@@ -113,20 +132,6 @@ def find_run(name: str | Path) -> Path:
             raise UserError(f"{found} is no finished run: it holds no {needed}; train it, or name another")
     check_links(found)
     return found
-
-
-def check_links(folder: Path) -> None:
-    """Refuse a run folder that holds a link out of it, through which others' files would be read or written.
-
-    Raises:
-        UserError: there is one; the message names it. Those of the Hugging Face cache to its own blobs are no harm.
-    """
-    inside = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        inside.append(folder.parent.parent.resolve() / "blobs")
-    for path in folder.rglob("*"):
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
-            raise UserError(f"{path} is a link out of its run folder, which is not followed; put a copy there instead")
 
 
 def save_weights(folder: Path, model: LatentModel, recipe: Recipe) -> None:
@@ -154,9 +159,8 @@ def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentMode
     recipe = load_recipe(folder)
     with open_weights(folder / WEIGHTS) as stored:
         stored.check_recipe(recipe.to_toml(), folder / RECIPE)
-        # On the meta device nothing is allocated, so that a recipe of any size can be compared with the file first.
-        with torch.device("meta"):
-            described = build_model(recipe, stored.shape)
+        # Nothing is allocated for this, so that a recipe of any size can be compared with the file first.
+        described = describe(recipe, stored.shape)
         described.prior.take_sizes(
             {
                 key.removeprefix("prior."): torch.empty(size, device="meta")

@@ -26,6 +26,7 @@ __all__ = [
     "STATE",
     "LoadedState",
     "has_state",
+    "is_locked",
     "load_state",
     "locked",
     "random_states",
@@ -145,6 +146,18 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(f"another process is training in {folder}; wait for it, or name another --out") from None
         remove_partial_files(folder)
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process trains in a run folder; nothing is written for the question."""
+    try:
+        with (folder / STATE.parent / "lock").open("r+") as file:
+            _lock(file.fileno())
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _lock(file: int) -> None:

@@ -10,6 +10,7 @@ import tyro
 
 from .command import parse, run_command
 from .errors import UserError
+from .files import check_links
 from .recipe import Recipe
 
 
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> None:
             raise UserError(
                 f"{options.resume} is no run folder: it holds no recipe.toml, so there is nothing to resume"
             )
+        check_links(options.resume)
     if source is not None:
         default = Options(recipe=Recipe.load(_located(source)))
         options = parse(Options, "train", argv, description, default)
@@ -80,11 +82,16 @@ def main(argv: list[str]) -> None:
     if not workers.leads:
         return
     from .figures import draw_gallery  # matplotlib takes a second, which the first step need not wait for
+    from .history import GALLERY, REPORT, read_run
+    from .report import write_report
 
-    pictures = draw_gallery(model, splits.test, folder / "gallery", title=recipe.name)
+    pictures = folder / GALLERY
+    draw_gallery(model, splits.test, pictures, title=recipe.name)
+    report = write_report(read_run(folder), pictures / REPORT)
     if not options.quiet:
         print(f"trained {recipe.name}: {folder}")
-        print(f"gallery: {pictures[0].parent}")
+        print(f"report: {report}")
+        print(f"gallery: {pictures}")
 
 
 def _located(source: Path) -> Path:

@@ -6,7 +6,9 @@ import contextlib
 import copy
 import signal
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,26 +16,35 @@ import torch
 from torch import Tensor
 
 from .autoencoder import LatentModel, build_model
-from .data import Images, Splits
+from .data import Splits
 from .errors import UserError
-from .files import JsonLines, write_text
-from .progress import Reporter, track
-from .recipe import Recipe
-from .run import RECIPE, describe_environment, record_environment, save_weights
+from .files import check_links, write_text
+from .memory import check_fits
+from .prior_fitting import fit_prior
+from .progress import Reporter
+from .recipe import Recipe, changed_keys
+from .records import JsonLines
+from .run import (
+    METRICS,
+    RECIPE,
+    describe_environment,
+    record_environment,
+    run_identity,
+    save_weights,
+)
 from .signals import StopRequest, heed_signals
 from .solvers import FIXED
-from .state import LoadedState, load_state, locked, random_states, restore_random_states, save_state
+from .state import STATE, LoadedState, load_state, locked, random_states, restore_random_states, save_state
 from .step import GuardedAdamW, TrainingStep, learning_rate, make_optimiser, update_average
 from .validation import evaluations, validate
 from .workers import ALONE, Workers
 
-__all__ = ["fit_prior", "train"]
+__all__ = ["train"]
 
 COMPILE_FROM = 5000
 COMPILED_AFTER = 20
 REPORT_EVERY = 20
 SAVE_SECONDS = 300.0
-PRIOR_LATENTS = 60000
 
 
 @dataclass
@@ -63,9 +74,11 @@ class Training:
     generator: torch.Generator
     at: Progress
 
-    def save(self, folder: Path) -> None:
-        """Write the state into a run folder."""
+    def save(self, folder: Path, identity: str, recipe: Recipe) -> None:
+        """Write the state into a run folder, with the run that it belongs to and the recipe that made it."""
         state = {
+            "run": identity,
+            "recipe": recipe.to_toml(),
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -155,10 +168,16 @@ class _Loop:
             torch.set_float32_matmul_precision("high")
         self.recipe, self.splits, self.folder, self.device, self.workers = recipe, splits, folder, device, workers
         self.batch = _batch_size(recipe, len(splits.train), workers.count)
+        check_fits(recipe, splits.train.shape, device)
         self.per_epoch = len(splits.train) // self.batch
         self.total = self.per_epoch * recipe.training.epochs
         self.reporter = Reporter(folder, self.total, self.batch, quiet=quiet, writes=workers.leads)
         model = build_model(recipe, splits.train.shape).to(device).to(memory_format=torch.channels_last)
+        if recipe.training.precision == "bf16" and not _computes_in_bf16(device):
+            model.precision = None
+            self.reporter.tell(
+                "this CPU has no arithmetic for bf16 and would need many times longer: training is in float32 here"
+            )
         average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
         optimiser = make_optimiser(model, recipe)
         setting = recipe.training.compile
@@ -174,7 +193,7 @@ class _Loop:
         )
         generator = torch.Generator().manual_seed(recipe.seed + 1)
         self.training = Training(model, average, optimiser, step, generator, Progress())
-        self.metrics = JsonLines(folder / "metrics.jsonl")
+        self.identity = ""
         self.saved = time.monotonic()
         self.nfe = evaluations(average, splits.validation, self.batch)
 
@@ -185,11 +204,22 @@ class _Loop:
 
     def begin(self, resume: bool) -> None:
         """Take over the state of the folder, if training goes on, and write what is known at the start."""
+        if resume:
+            check_links(self.folder)
         state = load_state(self.folder) if resume else None
+        known = run_identity(self.folder) if resume else None
+        self.identity = known or uuid.uuid4().hex
         if state is not None:
+            if not {"run", "recipe"} <= state.keys():
+                raise UserError(f"the state in {self.folder} was written by another version of ncode_gen; train anew")
+            self.identity = state["run"]
+            if known not in (None, self.identity):
+                raise UserError(
+                    f"the state in {self.folder} belongs to another run ({self.identity}) than the rest ({known}); put "
+                    f"its own back, or remove {self.folder / STATE.parent} to train from the beginning"
+                )
             self.training.restore(state, self.folder)
-            if state.notice:
-                self.reporter.warn(state.notice)
+            self._tell_changes(state)
         elif resume:
             self.reporter.warn(f"{self.folder} holds no state yet; training starts from the beginning")
         self.training.step.done_before(self.at.step)
@@ -198,9 +228,22 @@ class _Loop:
             return
         environment = describe_environment(self.device, self.recipe.seed) | {"processes": self.workers.count}
         write_text(self.folder / RECIPE, self.recipe.to_toml())
-        record_environment(self.folder, environment, resume=state is not None)
+        record_environment(self.folder, environment, self.identity)
+        self.metrics = JsonLines(self.folder / METRICS, self.identity)
         # What was told of epochs after the state's is told again when they are done again.
         self.metrics.keep(lambda row: row.get("step", 0) <= self.at.step)
+
+    def _tell_changes(self, state: LoadedState) -> None:
+        """Say what is not as it was when the state was written."""
+        if state.notice:
+            self.reporter.warn(state.notice)
+        changes = changed_keys(tomllib.loads(state["recipe"]), tomllib.loads(self.recipe.to_toml()))
+        for key, (before, now) in changes.items():
+            self.reporter.warn(f"going on with {key} = {now!r}; until now it was {before!r}")
+        if self.at.epoch >= self.recipe.training.epochs:
+            self.reporter.tell(
+                f"all {self.at.epoch} epochs are done already; training.epochs says how many there are to be"
+            )
 
     def epoch(self, stop: StopRequest) -> None:
         """Train to the end of an epoch, then validate, tell and save.
@@ -297,9 +340,17 @@ class _Loop:
         self.saved = time.monotonic()
         if self.workers.leads:
             try:
-                self.training.save(self.folder)
+                self.training.save(self.folder, self.identity, self.recipe)
             except UserError as error:
                 self.reporter.warn(f"{error}; the state before it is kept, and training goes on")
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 by itself; a CPU that imitates it is slower than in float32."""
+    if device.type != "cpu":
+        return True
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 def _batch_size(recipe: Recipe, images: int, processes: int) -> int:
@@ -323,47 +374,6 @@ def _batch_size(recipe: Recipe, images: int, processes: int) -> int:
 def _means(sums: list[float], batches: int) -> list[float]:
     """Return the means of loss, nats and gradient norm over the batches that were not skipped."""
     return [value / max(1.0, batches - sums[3]) for value in sums[:3]]
-
-
-def fit_prior(
-    model: LatentModel,
-    images: Images,
-    seed: int,
-    device: torch.device,
-    *,
-    quiet: bool = True,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> None:
-    """Fit the prior, if it is to be fitted, to posterior draws of the training images.
-
-    Args:
-        model: the model.
-        images: the training images.
-        seed: seed of the draws and of the fit.
-        device: where the model is.
-        quiet: whether to show no progress.
-        meanwhile: called now and then; what it raises ends the fit.
-    """
-    if not model.prior.fits:
-        return
-    generator = torch.Generator().manual_seed(seed + 2)
-    latents, seen = [], 0
-    for batch in images.batches(500, device=device):
-        latents.append(model.draw(batch, generator).cpu())
-        seen += len(batch)
-        meanwhile()
-        if seen >= PRIOR_LATENTS:
-            break
-    with track("prior", 100, quiet=quiet) as shown:
-        done = 0
-
-        def progress(share: float) -> None:
-            nonlocal done
-            meanwhile()
-            shown.advance(int(100 * share) - done)
-            done = int(100 * share)
-
-        model.prior.fit(torch.cat(latents), seed, progress)
 
 
 def _beta(recipe: Recipe, step: int, total: int) -> float:

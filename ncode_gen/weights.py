@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .files import write_atomically
+from .recipe import changed_keys
 
 __all__ = ["StoredWeights", "open_weights", "write_weights"]
 
@@ -91,13 +92,11 @@ class StoredWeights:
             recipe: its TOML text.
             source: its file, for the message.
         """
-        own, other = _flat(_bound(self._recipe)), _flat(_bound(recipe))
-        for key in sorted(own.keys() | other.keys()):
-            if own.get(key) != other.get(key):
-                raise UserError(
-                    f"{self.path} belongs to another model than {source}: its {key} is {own.get(key)!r}, the recipe "
-                    f"says {other.get(key)!r}; put it back, or finish the training with --resume {source.parent}"
-                )
+        for key, (own, other) in changed_keys(_bound(self._recipe), _bound(recipe)).items():
+            raise UserError(
+                f"{self.path} belongs to another model than {source}: its {key} is {own!r}, the recipe says {other!r}; "
+                f"put it back, or finish the training with --resume {source.parent}"
+            )
 
     def read(self) -> dict[str, Tensor]:
         """Read the tensors.
@@ -112,15 +111,6 @@ class StoredWeights:
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise UserError(f"{self.path} holds a weight in {name} that is not finite; train the model again")
         return tensors
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = _flat(value) if isinstance(value, dict) else {"": value}
-        found |= {f"{key}.{name}".rstrip("."): held for name, held in inner.items()}
-    return found
 
 
 @contextmanager

@@ -159,8 +159,8 @@ def full(path, write, **keep):
         partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
     return real(path, filling if path.name == {name!r} else write, **keep)
-import ncode_gen.run, ncode_gen.state, ncode_gen.figures.style
-for module in (files, ncode_gen.run, ncode_gen.state, ncode_gen.figures.style):
+import ncode_gen.weights, ncode_gen.state, ncode_gen.figures.style
+for module in (files, ncode_gen.weights, ncode_gen.state, ncode_gen.figures.style):
     module.write_atomically = full
 from ncode_gen.command import run_command
 from ncode_gen.{command} import main

@@ -1,0 +1,79 @@
+"""Whether a model fits into memory, asked before any is taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from .autoencoder import LatentModel, build_model
+from .errors import UserError
+from .recipe import Recipe
+
+__all__ = ["check_fits", "describe", "memory_of", "ran_out"]
+
+# Weights, their average, gradients and the two moments of AdamW.
+COPIES = 5
+LIMIT_OF_THE_GROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def describe(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
+    """Return a recipe's model on the meta device, where nothing is allocated.
+
+    Args:
+        recipe: the model.
+        shape: (C, H, W) of the images.
+
+    Raises:
+        UserError: it has more weights than can be counted.
+    """
+    try:
+        with torch.device("meta"):
+            return build_model(recipe, shape)
+    except (RuntimeError, OverflowError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        raise UserError(f"the model of {recipe.name} is too large for any machine; {REMEDY}") from None
+
+
+REMEDY = "lower encoder.width, decoder.width, flow.hidden or flow.gamma"
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Return the bytes of a device's memory, or what of it this process may have; None if it cannot be found out."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    try:
+        here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    try:
+        return min(here, int(LIMIT_OF_THE_GROUP.read_text()))
+    except (OSError, ValueError):
+        return here
+
+
+def check_fits(recipe: Recipe, shape: tuple[int, int, int], device: torch.device) -> None:
+    """Raise a `UserError`, if the weights of a recipe and what training keeps for each are more than memory.
+
+    Args:
+        recipe: the model.
+        shape: (C, H, W) of the images.
+        device: where it is to be trained.
+    """
+    memory = memory_of(device)
+    weights = sum(value.numel() * value.element_size() for value in describe(recipe, shape).state_dict().values())
+    if memory is not None and COPIES * weights > memory:
+        raise UserError(
+            f"training {recipe.name} takes more than {COPIES * weights / 2**30:.1f} GiB for its weights alone, and "
+            f"there are {memory / 2**30:.1f} GiB; {REMEDY}"
+        )
+
+
+def ran_out(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in told or "can't allocate memory" in told)
+    )

@@ -1,0 +1,134 @@
+"""List runs, or set them side by side: `python -m ncode_gen.runs [FOLDER ...] [--compare]`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .command import parse, run_command
+from .errors import UserError
+from .history import RunRecord, find_runs, read_run
+from .recipe import changed_keys
+
+__all__ = ["Options", "main"]
+
+# Off a terminal every row is one line, for grep and the like.
+UNBROKEN = 1000
+# What must be the same for two scores to be compared.
+PROTOCOL = ("data", "split", "test_images", "n", "features", "particles", "likelihood")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[FOLDER ...]")] = ("runs",)
+    """Run folders, folders that hold some, or folders in checkpoints/."""
+    compare: bool = False
+    """Set the runs side by side: in what their recipes differ, and all scores."""
+
+
+def main(argv: list[str]) -> None:
+    """Print a table of the runs, and what is wrong with them."""
+    options = parse(Options, "runs", argv, "List runs with their state, best scores and pictures, or compare them.")
+    records, notices = [], []
+    for name in options.runs:
+        for folder in find_runs(name):
+            try:
+                records.append(read_run(folder))
+            except UserError as error:
+                notices.append(str(error))
+    notices += [notice for record in records for notice in record.notices]
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=UNBROKEN)
+    if options.compare:
+        notices += _incomparable(records)
+    console.print(_side_by_side(records) if options.compare else _listed(records))
+    for notice in notices:
+        console.print(notice, soft_wrap=True, markup=False)
+    if not records:
+        raise UserError(f"there are no runs in {', '.join(options.runs)}; train one with python -m ncode_gen.train")
+
+
+def _listed(records: Sequence[RunRecord]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "state", "epoch", "validation", "FID", "NLL", "time", "pictures"):
+        table.add_column(column, justify="left" if column in ("run", "state", "pictures") else "right", overflow="fold")
+    for record in records:
+        pictures = record.report or (record.pictures[0].parent if record.pictures else None)
+        table.add_row(
+            escape(str(record.folder)),
+            record.progress,
+            f"{record.epochs}/{record.recipe.training.epochs}",
+            _number(record.best_validation),
+            _number(record.scores.get("fid", {}).get("value")),
+            _number(record.scores.get("nll_nats", {}).get("value")),
+            _duration(record.seconds),
+            escape(str(pictures)) if pictures else "-",
+        )
+    return table
+
+
+def _side_by_side(records: Sequence[RunRecord]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for record in records:
+        table.add_column(escape(record.folder.name), justify="right", overflow="fold")
+    recipes = [tomllib.loads(record.recipe.to_toml()) for record in records]
+    differing = sorted({key for recipe in recipes for key in changed_keys(recipes[0], recipe)} - {"name", "data.root"})
+    for key in differing:
+        section, _, name = key.rpartition(".")
+        values = [(recipe.get(section, {}) if section else recipe).get(name, "-") for recipe in recipes]
+        table.add_row(key, *(escape(str(value)) for value in values))
+    table.add_section()
+    table.add_row("state", *(record.progress for record in records))
+    table.add_row("epoch", *(f"{record.epochs}/{record.recipe.training.epochs}" for record in records))
+    table.add_row("time", *(_duration(record.seconds) for record in records))
+    table.add_row("best validation, nats", *(_number(record.best_validation) for record in records))
+    table.add_section()
+    for key in dict.fromkeys(key for record in records for key in record.scores):
+        table.add_row(key, *(_score(record, key) for record in records))
+    return table
+
+
+def _score(record: RunRecord, key: str) -> str:
+    score = record.scores.get(key)
+    if score is None:
+        return "-"
+    return f"{score['value']:.4g} ± {(score['high'] - score['low']) / 2:.2g}"
+
+
+def _incomparable(records: Sequence[RunRecord]) -> list[str]:
+    """Say where scores were made in different ways."""
+    scored = [record for record in records if record.protocol]
+    found = []
+    for key in PROTOCOL:
+        values = {str(_plain(record.protocol.get(key))): record for record in scored}
+        if len(values) > 1:
+            told = ", ".join(f"{value} ({record.folder})" for value, record in values.items())
+            found.append(f"scores are not comparable: {key} is {told}")
+    return found
+
+
+def _plain(value: object) -> object:
+    return f"{value['name']} {value['digest']}" if isinstance(value, dict) else value
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+if __name__ == "__main__":
+    run_command(main)
