@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ class FolderImages(Images):
         """
         chosen = self.order if order is None else self.order[order]
         dataset = _Reading(self.read, chosen.tolist())
-        for pictures in DataLoader(dataset, batch_size=size, num_workers=self.workers, collate_fn=list):
+        for pictures in DataLoader(dataset, batch_size=size, num_workers=min(self.workers, _cores()), collate_fn=list):
             for picture in pictures:
                 if isinstance(picture, str):
                     raise UserError(picture)
@@ -212,6 +213,11 @@ TORCHVISION = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
     "celeba": ("CelebA", "celeba"),
 }
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _torchvision(recipe: DataRecipe, workers: int) -> Splits:

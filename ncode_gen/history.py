@@ -29,6 +29,7 @@ class RunRecord:
         folder: the folder.
         recipe: its recipe.
         progress: "finished", "training", "stopped" (--resume goes on), "begun" (no epoch done) or "damaged".
+        epochs: how many epochs are done.
         environment: what environment.json holds; empty if there is none.
         rows: one object an epoch, of metrics.jsonl.
         protocol: how the scores were made; empty if there are none of these weights.
@@ -40,17 +41,13 @@ class RunRecord:
     folder: Path
     recipe: Recipe
     progress: str
+    epochs: int
     environment: dict[str, Any]
     rows: list[dict[str, Any]]
     protocol: dict[str, Any]
     scores: dict[str, dict[str, float]]
     pictures: tuple[Path, ...]
     notices: tuple[str, ...]
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that are done."""
-        return int(self.rows[-1]["epoch"]) if self.rows else 0
 
     @property
     def seconds(self) -> float:
@@ -102,24 +99,31 @@ def read_run(folder: Path, gallery: Path | None = None) -> RunRecord:
         rows = [row for row in lines.read() if {"epoch", "seconds"} <= row.keys()]
         if lines.damaged:
             notices.append(f"{lines.damaged} lines of {lines.path} are damaged or of another run, and left out")
+    elif lines.path.exists():
+        notices.append(f"{folder} has no readable {ENVIRONMENT}, so {lines.path} cannot be known to be its own")
     evaluation = _record(folder / EVALUATION, notices)
-    finished = False
+    trained = None
     if (folder / WEIGHTS).exists():
         try:
             with open_weights(folder / WEIGHTS) as stored:
                 stored.check_recipe(recipe.to_toml(), folder / RECIPE)
-                finished, digest = True, stored.digest[:16]
+                trained, digest = stored.epochs, stored.digest[:16]
         except UserError as error:
             notices.append(str(error))
-        if finished and evaluation and evaluation["protocol"]["weights_digest"] != digest:
+        if trained is not None and evaluation and evaluation["protocol"]["weights_digest"] != digest:
             notices.append(f"{folder / EVALUATION} scores other weights than {folder / WEIGHTS}; evaluate again")
             evaluation = {}
+    told = [int(row["epoch"]) for row in rows]
+    done = max([*told, trained or 0])
+    if told != list(range(1, done + 1)):
+        notices.append(f"{lines.path} tells of {len(told)} of {done} epochs; the lines of the others are lost")
     place = gallery or folder / GALLERY
     pictures = tuple(sorted(path for path in place.glob("*") if path.suffix in PICTURES)) if place.is_dir() else ()
     return RunRecord(
         folder,
         recipe,
-        _progress(folder, recipe, rows, finished),
+        _progress(folder, recipe, done, trained),
+        done,
         environment,
         rows,
         evaluation.get("protocol", {}),
@@ -139,12 +143,11 @@ def _record(path: Path, notices: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _progress(folder: Path, recipe: Recipe, rows: list[dict[str, Any]], finished: bool) -> str:
+def _progress(folder: Path, recipe: Recipe, done: int, trained: int | None) -> str:
     if is_locked(folder):
         return "training"
-    if (folder / WEIGHTS).exists() and not finished:
+    if (folder / WEIGHTS).exists() and trained is None:
         return "damaged"
-    done = int(rows[-1]["epoch"]) if rows else 0
-    if finished and (not rows or done >= recipe.training.epochs):
+    if trained is not None and done >= recipe.training.epochs:
         return "finished"
     return "stopped" if done else "begun"

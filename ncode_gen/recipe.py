@@ -244,12 +244,25 @@ class Recipe:
             raise UserError(f"no model file at {path}; see the folder models/ for those that exist") from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the model file {path}: {error}") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Recipe:
+        """Read and check TOML text; keys that it lacks have their defaults.
+
+        Args:
+            text: the text.
+            source: where it comes from, for messages.
+
+        Raises:
+            UserError: as for `load`.
+        """
         try:
             values = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # Python's limits of numbers and nestings, too
-            raise UserError(f"{path} is no valid TOML: {error}") from None
-        recipe: Recipe = _from_mapping(cls, values, str(path), "")
-        recipe.check(str(path))
+            raise UserError(f"{source} is no valid TOML: {error}") from None
+        recipe: Recipe = _from_mapping(cls, values, source, "")
+        recipe.check(source)
         return recipe
 
     def to_toml(self) -> str:

@@ -134,9 +134,9 @@ def find_run(name: str | Path) -> Path:
     return found
 
 
-def save_weights(folder: Path, model: LatentModel, recipe: Recipe) -> None:
-    """Write the model's weights, with the shape of its images and its recipe, into a run folder."""
-    write_weights(folder / WEIGHTS, model.state_dict(), model.shape, recipe.to_toml())
+def save_weights(folder: Path, model: LatentModel, recipe: Recipe, epochs: int) -> None:
+    """Write the model's weights, with the shape of its images, its recipe and its epochs, into a run folder."""
+    write_weights(folder / WEIGHTS, model.state_dict(), model.shape, recipe.to_toml(), epochs)
 
 
 def load_recipe(folder: Path) -> Recipe:

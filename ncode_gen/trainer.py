@@ -153,7 +153,7 @@ def train(
         average = loop.training.average
         if workers.leads:
             fit_prior(average, splits.train, recipe.seed, device, quiet=quiet, meanwhile=stop.meet)
-            save_weights(folder, average, recipe)
+            save_weights(folder, average, recipe, loop.at.epoch)
     return average
 
 

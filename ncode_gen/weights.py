@@ -23,11 +23,12 @@ from torch import Tensor
 
 from .errors import UserError
 from .files import write_atomically
-from .recipe import changed_keys
+from .recipe import Recipe, changed_keys
 
 __all__ = ["StoredWeights", "open_weights", "write_weights"]
 
 FORMAT = "ncode_gen 1"
+HASHED = ("format", "shape", "epochs", "recipe")
 LARGEST_SIDE = 8192
 TYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
 
@@ -40,8 +41,8 @@ def _bound(recipe: str) -> dict[str, Any]:
     return values
 
 
-def _digest(tensors: Mapping[str, Tensor], shape: str, recipe: str) -> str:
-    found = hashlib.sha256(json.dumps([FORMAT, shape, recipe]).encode())
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    found = hashlib.sha256(json.dumps([header[key] for key in HASHED]).encode())
     for name in sorted(tensors):
         value = tensors[name]
         found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
@@ -49,7 +50,9 @@ def _digest(tensors: Mapping[str, Tensor], shape: str, recipe: str) -> str:
     return found.hexdigest()
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], shape: tuple[int, int, int], recipe: str) -> None:
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], shape: tuple[int, int, int], recipe: str, epochs: int
+) -> None:
     """Write weights, so that they can be known again.
 
     Args:
@@ -57,13 +60,19 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], shape: tuple[int, i
         tensors: the weights by name; float32, int64 or bool.
         shape: (C, H, W) of the images.
         recipe: TOML text of the recipe.
+        epochs: how many epochs they were trained.
 
     Raises:
         UserError: the place cannot be written, or the disk is full; what stood there before is intact.
     """
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    sides, bound = ",".join(map(str, shape)), tomli_w.dumps(_bound(recipe))
-    header = {"format": FORMAT, "shape": sides, "recipe": bound, "sha256": _digest(held, sides, bound)}
+    header = {
+        "format": FORMAT,
+        "shape": ",".join(map(str, shape)),
+        "epochs": str(epochs),
+        "recipe": tomli_w.dumps(_bound(recipe)),
+    }
+    header["sha256"] = _digest(held, header)
     write_atomically(path, lambda partial: save_file(held, partial, metadata=header))
 
 
@@ -75,14 +84,16 @@ class StoredWeights:
         path: the file.
         shape: (C, H, W) of the images.
         sizes: shape of each tensor by name.
+        epochs: how many epochs they were trained.
         digest: SHA-256 that the weights must have.
     """
 
     path: Path
     shape: tuple[int, int, int]
     sizes: dict[str, tuple[int, ...]]
+    epochs: int
     digest: str
-    _recipe: str
+    _header: dict[str, str]
     _file: Any
 
     def check_recipe(self, recipe: str, source: Path) -> None:
@@ -92,7 +103,9 @@ class StoredWeights:
             recipe: its TOML text.
             source: its file, for the message.
         """
-        for key, (own, other) in changed_keys(_bound(self._recipe), _bound(recipe)).items():
+        # Keys that newer versions know have their defaults, here as there.
+        written = Recipe.parse(self._header["recipe"], f"the header of {self.path}").to_toml()
+        for key, (own, other) in changed_keys(_bound(written), _bound(recipe)).items():
             raise UserError(
                 f"{self.path} belongs to another model than {source}: its {key} is {own!r}, the recipe says {other!r}; "
                 f"put it back, or finish the training with --resume {source.parent}"
@@ -105,7 +118,7 @@ class StoredWeights:
             UserError: they are not those that were written, or a weight is not finite.
         """
         tensors: dict[str, Tensor] = {name: self._file.get_tensor(name) for name in self.sizes}
-        if _digest(tensors, ",".join(map(str, self.shape)), self._recipe) != self.digest:
+        if _digest(tensors, self._header) != self.digest:
             raise UserError(f"{self.path} is damaged: its checksum is wrong; copy or train it again")
         for name, value in tensors.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -123,7 +136,7 @@ def open_weights(path: Path) -> Iterator[StoredWeights]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT or not {"shape", "recipe", "sha256"} <= header.keys():
+            if header.get("format") != FORMAT or not {*HASHED, "sha256"} <= header.keys():
                 raise UserError(f"{path} was not written by ncode_gen, or is damaged: its header says no {FORMAT!r}")
             sizes = {}
             for name in sorted(file.keys()):
@@ -131,7 +144,9 @@ def open_weights(path: Path) -> Iterator[StoredWeights]:
                 if part.get_dtype() not in TYPES:
                     raise UserError(f"{path} holds {name} in an unknown type, {part.get_dtype()}")
                 sizes[name] = tuple(part.get_shape())
-            yield StoredWeights(path, _shape(header["shape"], path), sizes, header["sha256"], header["recipe"], file)
+            shape = _shape(header["shape"], path)
+            epochs = int(header["epochs"]) if header["epochs"].isdecimal() else 0
+            yield StoredWeights(path, shape, sizes, epochs, header["sha256"], header, file)
     except (SafetensorError, OSError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
 

@@ -33,6 +33,7 @@ def test_training_ends_with_the_path_of_its_gallery(command, tmp_path):
         "trajectories.png",
         "filmstrip.png",
         "animation.gif",
+        "report.html",
     }
 
 

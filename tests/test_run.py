@@ -66,7 +66,7 @@ def spoil_lost(folder):
     path = folder / "weights.safetensors"
     tensors = load_file(path)
     next(iter(tensors.values())).fill_(float("nan"))
-    write_weights(path, tensors, (1, 8, 8), (folder / "recipe.toml").read_text())
+    write_weights(path, tensors, (1, 8, 8), (folder / "recipe.toml").read_text(), 2)
 
 
 def spoil_one_bit(folder):
@@ -85,7 +85,7 @@ def spoil_huge(folder):
     path = folder / "recipe.toml"
     huge = path.read_text().replace("width = 8", "width = 1000000").replace("features = 16", "features = 1000000")
     path.write_text(huge)
-    write_weights(folder / "weights.safetensors", load_file(folder / "weights.safetensors"), (1, 8, 8), huge)
+    write_weights(folder / "weights.safetensors", load_file(folder / "weights.safetensors"), (1, 8, 8), huge, 2)
 
 
 def spoil_pickle(folder):
@@ -211,3 +211,11 @@ def test_push_makes_a_repository_of_a_run(trained, monkeypatch):
     assert calls == [("someone/tiny", {"private": True, "exist_ok": True}), ("someone/tiny", trained)]
     with pytest.raises(UserError, match="is no USER/NAME"):
         push(trained, "tiny")
+
+
+def test_weights_written_before_a_key_existed_are_loaded(copied):
+    """A recipe in the header that lacks a key has its default, as a recipe in a file has."""
+    path = copied / "weights.safetensors"
+    older = "".join(line for line in (copied / "recipe.toml").open() if not line.startswith("augment ="))
+    write_weights(path, load_file(path), (1, 8, 8), older, 2)
+    load_run(copied)

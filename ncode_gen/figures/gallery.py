@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..autoencoder import LatentModel
 from ..data import Images
 from .grids import labelled_rows
-from .style import STYLE, FileFormat, new_figure, save, show_picture
+from .style import STYLE, FileFormat, save
 from .trajectories import draw_emergence, draw_film_strip, draw_paths, save_animation
 
 __all__ = ["FIGURES", "draw_gallery"]
@@ -47,10 +47,7 @@ def draw_gallery(
     files = []
 
     samples = model.sample(64, torch.Generator().manual_seed(seed))
-    figure, axes = new_figure(8, 8, 0.5)
-    for i, picture in enumerate(samples):
-        show_picture(axes[i // 8][i % 8], picture)
-    figure.suptitle(f"{title}: samples, seed {seed}", fontsize=9)
+    figure = labelled_rows(samples.split(8), (), f"{title}: samples, seed {seed}", cell=0.5)
     files.append(save(figure, folder / "samples", kind))
 
     many = held_out[:20]

@@ -149,11 +149,8 @@ def draw_emergence(model: LatentModel, images: Tensor, title: str, frames: int =
 def _strips(images: Tensor, pictures: Tensor, times: Tensor, title: str) -> Figure:
     """Draw pictures (T, n, C, H, W) with a row for each image, its original before it."""
     rows = [torch.cat([images[i : i + 1].cpu(), pictures[:, i].cpu()]) for i in range(len(images))]
-    figure = labelled_rows(rows, [f"sample {i + 1}" for i in range(len(images))], title)
-    labels = ["original", *(f"t = {t:.2f}" for t in times)]
-    for spot, label in zip(figure.axes[: len(labels)], labels, strict=True):
-        spot.set_title(label, fontsize=7)
-    return figure
+    heads = ["original", *(f"t = {t:.2f}" for t in times)]
+    return labelled_rows(rows, [f"sample {i + 1}" for i in range(len(images))], title, heads=heads)
 
 
 def save_animation(model: LatentModel, images: Tensor, path: Path) -> Path:
