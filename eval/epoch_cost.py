@@ -18,7 +18,7 @@ from ncode_gen.autoencoder import build_model
 from ncode_gen.data import load_data
 from ncode_gen.files import write_json
 from ncode_gen.recipe import Recipe
-from ncode_gen.step import TrainingStep, make_optimiser
+from ncode_gen.step import TrainingStep
 
 ROOT = Path(__file__).parent.parent
 BLOCKS, STEPS = 61, 15
@@ -30,7 +30,7 @@ def stepper(data: str, name: str, root: str) -> Callable[[], None]:
     splits = load_data(type(recipe.data)(name=recipe.data.name, root=root))
     torch.manual_seed(0)
     model = build_model(recipe, splits.train.shape).to(memory_format=torch.channels_last)
-    step = TrainingStep(model, recipe, make_optimiser(model, recipe), compiled=True, tell=print)
+    step = TrainingStep(model, recipe, compiled=True, tell=print)
     images = splits.train.first(recipe.training.batch)
     generator = torch.Generator().manual_seed(0)
 

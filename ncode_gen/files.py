@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,20 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, keep: Path 
     except UserError:
         raise
     except Exception as error:
-        # torch and safetensors report a full disk in exceptions of their own.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
-            f"cannot write {path}: {reason}; free the space or name another place with --out", code=1
+            f"cannot write {path}: {_reason(error)}; free the space or name another place with --out", code=1
         ) from None
     finally:
         with contextlib.suppress(OSError):  # there may be no such folder
             partial.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """Return what the system said; torch and safetensors report a full disk in exceptions of their own."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(number[1])) if number else str(error).splitlines()[0]
 
 
 def remove_partial_files(folder: Path) -> None:

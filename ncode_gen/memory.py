@@ -13,8 +13,8 @@ from .recipe import Recipe
 
 __all__ = ["check_fits", "describe", "memory_of", "ran_out"]
 
-# Weights, their average, gradients and the two moments of AdamW.
-COPIES = 5
+# Weights and their average, which every process holds whole; gradients and the two moments of AdamW.
+WHOLE, SHARED = 2, 3
 LIMIT_OF_THE_GROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -54,19 +54,21 @@ def memory_of(device: torch.device) -> int | None:
         return here
 
 
-def check_fits(recipe: Recipe, shape: tuple[int, int, int], device: torch.device) -> None:
+def check_fits(recipe: Recipe, shape: tuple[int, int, int], device: torch.device, shares: int = 1) -> None:
     """Raise a `UserError`, if the weights of a recipe and what training keeps for each are more than memory.
 
     Args:
         recipe: the model.
         shape: (C, H, W) of the images.
         device: where it is to be trained.
+        shares: how many processes share what is trained.
     """
     memory = memory_of(device)
     weights = sum(value.numel() * value.element_size() for value in describe(recipe, shape).state_dict().values())
-    if memory is not None and COPIES * weights > memory:
+    needed = (WHOLE + SHARED / shares) * weights
+    if memory is not None and needed > memory:
         raise UserError(
-            f"training {recipe.name} takes more than {COPIES * weights / 2**30:.1f} GiB for its weights alone, and "
+            f"training {recipe.name} takes more than {needed / 2**30:.1f} GiB for its weights alone, and "
             f"there are {memory / 2**30:.1f} GiB; {REMEDY}"
         )
 

@@ -13,7 +13,7 @@ from .autoencoder import LatentModel
 from .objective import CompiledLoss, Loss, make_loss
 from .recipe import Recipe
 from .solvers import FIXED, random_grid
-from .workers import ALONE, Workers
+from .workers import ALONE, Workers, whole
 
 __all__ = ["GuardedAdamW", "TrainingStep", "learning_rate", "make_optimiser", "update_average"]
 
@@ -34,7 +34,7 @@ def update_average(average: LatentModel, model: LatentModel, decay: float, step:
     """Move the averaged weights towards the current ones; the decay grows from 0.1, so early weights are forgotten."""
     weight = 1 - min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), weight)
+        torch._foreach_lerp_(list(average.parameters()), whole(list(model.parameters())), weight)
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -47,8 +47,14 @@ def make_optimiser(model: LatentModel, recipe: Recipe) -> GuardedAdamW:
     """Return the optimiser of a recipe."""
     # A prior that is fitted afterwards is none of the optimiser's, so that a run may be resumed with another one.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Numbers are never shares of a tensor, and one update cannot take both.
+    groups = [[value for value in trained if value.dim() > 0], [value for value in trained if value.dim() == 0]]
     return GuardedAdamW(
-        trained, lr=recipe.training.rate, weight_decay=recipe.training.decay, betas=(0.9, 0.99), fused=True
+        [{"params": group} for group in groups if group],
+        lr=recipe.training.rate,
+        weight_decay=recipe.training.decay,
+        betas=(0.9, 0.99),
+        fused=True,
     )
 
 
@@ -63,7 +69,6 @@ class TrainingStep:
     Args:
         model: the model that is trained.
         recipe: its recipe.
-        optimiser: its optimiser.
         compiled: whether the loss is compiled.
         tell: where one line about the compilation goes.
         plain_steps: steps that are taken before it is compiled.
@@ -71,6 +76,7 @@ class TrainingStep:
 
     Attributes:
         skipped_in_a_row: how many of the last batches were skipped, shape (), on the model's device.
+        optimiser: the optimiser of the model.
         scaler: the factor of the loss in half precision.
     """
 
@@ -78,7 +84,6 @@ class TrainingStep:
         self,
         model: LatentModel,
         recipe: Recipe,
-        optimiser: GuardedAdamW,
         *,
         compiled: bool,
         tell: Callable[[str], None],
@@ -90,8 +95,9 @@ class TrainingStep:
         if compiled:
             plain_calls = plain_steps * recipe.training.accumulate
             loss = self.compiled = CompiledLoss(loss, tell, plain_calls, list(model.parameters()))
-        self.model, self.recipe, self.optimiser, self.workers = model, recipe, optimiser, workers
+        self.model, self.recipe, self.workers = model, recipe, workers
         self.module = workers.wrap(_LossModule(model, loss))
+        self.optimiser = make_optimiser(model, recipe)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.training.precision == "fp16")
         self.skipped_in_a_row = torch.zeros((), device=model.device)
 
@@ -115,9 +121,10 @@ class TrainingStep:
                 self.scaler.scale(loss / parts).backward()
             found += torch.stack([loss.detach(), nats]) / parts
             unfinished += sum(flow.unfinished for flow in self.model.flows)
+        trained = list(self.model.parameters())
+        self.workers.mean_of_whole(trained)
         self.scaler.unscale_(self.optimiser)
-        limit = self.recipe.training.clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = self.workers.clip(trained, self.recipe.training.clip or math.inf)
         lost = ~torch.stack([*found, norm]).isfinite().all() | (unfinished > 0)
         told = self.workers.sum(torch.cat([found, lost.float().unsqueeze(0)]))
         skipped = told[2].clamp(max=1)

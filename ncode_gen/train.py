@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -26,6 +26,8 @@ class Options:
     """Run folder whose training goes on."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several processes holds of the model: all, or (fsdp) a share of weights, gradients and moments."""
     quiet: bool = False
     """Print nothing but errors."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
             f"{folder} already holds a run; name another folder with --out, remove it, or go on training with "
             f"--resume {folder}"
         )
-    workers, device = join_workers(options.device)
+    workers, device = join_workers(options.device, sharded=options.strategy == "fsdp")
     device = device or resolve_device(options.device)
     splits = load_data(recipe.data, recipe.training.workers)
     try:

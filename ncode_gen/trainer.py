@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,9 +36,9 @@ from .run import (
 from .signals import StopRequest, heed_signals
 from .solvers import FIXED
 from .state import STATE, LoadedState, load_state, locked, random_states, restore_random_states, save_state
-from .step import GuardedAdamW, TrainingStep, learning_rate, make_optimiser, update_average
+from .step import TrainingStep, learning_rate, update_average
 from .validation import evaluations, validate
-from .workers import ALONE, Workers
+from .workers import ALONE, Workers, shared_like, whole
 
 __all__ = ["train"]
 
@@ -69,26 +70,22 @@ class Training:
 
     model: LatentModel
     average: LatentModel
-    optimiser: GuardedAdamW
     step: TrainingStep
     generator: torch.Generator
     at: Progress
 
-    def save(self, folder: Path, identity: str, recipe: Recipe) -> None:
-        """Write the state into a run folder, with the run that it belongs to and the recipe that made it."""
-        state = {
-            "run": identity,
-            "recipe": recipe.to_toml(),
-            "model": self.model.state_dict(),
+    def state(self) -> dict[str, Any]:
+        """Return the state; processes that share the model must all ask."""
+        return {
+            "model": whole(dict(self.model.state_dict())),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": whole(self.step.optimiser.state_dict()),
             "scaler": self.step.scaler.state_dict(),
             "skipped_in_a_row": self.step.skipped_in_a_row,
             "generator": self.generator.get_state(),
             "random": random_states(),
             "progress": asdict(self.at),
         }
-        save_state(folder, state)
 
     def restore(self, state: LoadedState, folder: Path) -> None:
         """Take over a state.
@@ -103,8 +100,11 @@ class Training:
                 if held.prior.fits:
                     trained = {name: value for name, value in trained.items() if not name.startswith("prior.")}
                     trained |= {name: value for name, value in held.state_dict().items() if name.startswith("prior.")}
-                held.load_state_dict(trained)
-            self.optimiser.load_state_dict(state["optimiser"])
+                own = held.state_dict()
+                held.load_state_dict(
+                    {name: shared_like(value, own.get(name, value)) for name, value in trained.items()}
+                )
+            self._restore_optimiser(state["optimiser"])
             self.step.scaler.load_state_dict(state["scaler"])
             self.step.skipped_in_a_row.copy_(state["skipped_in_a_row"])
             self.generator.set_state(state["generator"])
@@ -113,6 +113,15 @@ class Training:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(f"the state in {folder} belongs to another model than its recipe ({reason})") from None
+
+    def _restore_optimiser(self, state: dict[str, Any]) -> None:
+        optimiser = self.step.optimiser
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        moments = {
+            number: {key: shared_like(value, parameters[number]) for key, value in held.items()}
+            for number, held in state["state"].items()
+        }
+        optimiser.load_state_dict({**state, "state": moments})
 
 
 def train(
@@ -168,7 +177,7 @@ class _Loop:
             torch.set_float32_matmul_precision("high")
         self.recipe, self.splits, self.folder, self.device, self.workers = recipe, splits, folder, device, workers
         self.batch = _batch_size(recipe, len(splits.train), workers.count)
-        check_fits(recipe, splits.train.shape, device)
+        check_fits(recipe, splits.train.shape, device, workers.count if workers.sharded else 1)
         self.per_epoch = len(splits.train) // self.batch
         self.total = self.per_epoch * recipe.training.epochs
         self.reporter = Reporter(folder, self.total, self.batch, quiet=quiet, writes=workers.leads)
@@ -179,20 +188,19 @@ class _Loop:
                 "this CPU has no arithmetic for bf16 and would need many times longer: training is in float32 here"
             )
         average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
-        optimiser = make_optimiser(model, recipe)
         setting = recipe.training.compile
         compilable = recipe.flow.loop != "iaf" and all(flow.solver.method in FIXED for flow in model.flows)
+        long = setting == "auto" and compilable and self.total >= COMPILE_FROM
         step = TrainingStep(
             model,
             recipe,
-            optimiser,
-            compiled=setting == "on" or (setting == "auto" and compilable and self.total >= COMPILE_FROM),
+            compiled=not workers.sharded and (setting == "on" or long),
             tell=self.reporter.tell,
             plain_steps=min(COMPILED_AFTER, self.total // 20),
             workers=workers,
         )
         generator = torch.Generator().manual_seed(recipe.seed + 1)
-        self.training = Training(model, average, optimiser, step, generator, Progress())
+        self.training = Training(model, average, step, generator, Progress())
         self.identity = ""
         self.saved = time.monotonic()
         self.nfe = evaluations(average, splits.validation, self.batch)
@@ -266,7 +274,7 @@ class _Loop:
                 self._check_skipped(rate)
             if last:
                 self.reporter.step(at.step, at.epoch, _means(sums.tolist(), at.batch)[0], self.nfe)
-            if self._asked_to_stop(stop, last) or time.monotonic() - self.saved > SAVE_SECONDS:
+            if self._to_be_saved(stop, last):
                 at.sums, at.seconds = sums.tolist(), time.perf_counter() - started
                 self._save()
                 stop.meet()
@@ -280,15 +288,20 @@ class _Loop:
         mine = self.workers.part(order[self.at.batch :].T).T
         return images.batches(self.batch // self.workers.count, mine.flatten(), self.device)
 
-    def _asked_to_stop(self, stop: StopRequest, last: bool) -> bool:
-        """Return whether to stop; several processes agree on it every few steps, so that none waits for another."""
+    def _to_be_saved(self, stop: StopRequest, last: bool) -> bool:
+        """Return whether to save, to stop or because it is time.
+
+        Several processes agree on it every few steps, so that none waits for another.
+        """
+        late = time.monotonic() - self.saved > SAVE_SECONDS
         if self.workers.count > 1:
             if not last:
                 return False
-            asked = self.workers.sum(torch.tensor(float(stop.number > 0), device=self.device))
-            if asked and not stop.number:
+            wishes = self.workers.sum(torch.tensor([float(stop.number > 0), float(late)], device=self.device))
+            if wishes[0] and not stop.number:
                 stop.number = signal.SIGTERM
-        return stop.number > 0
+            late = bool(wishes[1])
+        return stop.number > 0 or late
 
     def _check_skipped(self, rate: float) -> None:
         skipped, limit = int(self.training.step.skipped_in_a_row), self.recipe.training.max_skipped
@@ -306,6 +319,7 @@ class _Loop:
         loss, nats, norm = _means(sums, self.per_epoch)
         at.epoch, at.batch, at.sums, at.seconds = at.epoch + 1, 0, [0.0] * 4, 0.0
         if not self.workers.leads:
+            self._save()
             return
         row = {
             "step": at.step,
@@ -338,9 +352,10 @@ class _Loop:
     def _save(self) -> None:
         """Write the state; what cannot be written is told, and the state before is kept."""
         self.saved = time.monotonic()
+        state = self.training.state() if self.workers.leads or self.workers.sharded else {}
         if self.workers.leads:
             try:
-                self.training.save(self.folder, self.identity, self.recipe)
+                save_state(self.folder, {"run": self.identity, "recipe": self.recipe.to_toml(), **state})
             except UserError as error:
                 self.reporter.warn(f"{error}; the state before it is kept, and training goes on")
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ncode_gen.state import load_state
+
 from .conftest import TINY
 
 WORKER = """
@@ -27,11 +29,11 @@ def watched(self, *inputs):
 step_module.TrainingStep.__call__ = watched
 
 from ncode_gen.train import main
-from ncode_gen.workers import dist
+from ncode_gen.workers import dist, whole
 run_command(main)
 rank = dist.get_rank() if dist.is_initialized() else 0
 out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else Path(sys.argv[2])
-save_file({k: v.contiguous() for k, v in watched.model.state_dict().items()}, out / f"rank{rank}.safetensors")
+save_file({k: whole(v).contiguous() for k, v in watched.model.state_dict().items()}, out / f"rank{rank}.safetensors")
 (out / f"rank{rank}.json").write_text(json.dumps(losses))
 """
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -40,11 +42,11 @@ SEEDED = [*TINY, "--training.epochs", "3", "--training.batch", "64", "--device",
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same recipe trained by one process and by two; returns the folder of both runs."""
+    """The same recipe trained by one process, by two, and by two that share the model; returns their folder."""
     folder = tmp_path_factory.mktemp("workers")
     (folder / "worker.py").write_text(WORKER)
-    for name, how in (("one", []), ("two", TWO)):
-        command = [sys.executable, *how, "worker.py", *SEEDED, "--out", name]
+    for name, how, more in (("one", [], []), ("two", TWO, []), ("shares", TWO, ["--strategy", "fsdp"])):
+        command = [sys.executable, *how, "worker.py", *SEEDED, *more, "--out", name]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
     return folder
@@ -67,6 +69,18 @@ def test_both_processes_hold_the_same_weights(runs):
     alone = load_file(runs / "one" / "rank0.safetensors")
     for key, value in a.items():
         torch.testing.assert_close(value, alone[key], rtol=1e-2, atol=1e-3)
+
+
+def test_shares_of_a_model_are_trained_as_a_whole_one(runs):
+    one, shares = (losses(runs / name / "rank0.json") for name in ("one", "shares"))
+    torch.testing.assert_close(shares, one, rtol=1e-4, atol=0)
+    a, b = (load_file(runs / name / "weights.safetensors") for name in ("one", "shares"))
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        torch.testing.assert_close(b[key], value, rtol=1e-2, atol=1e-3)
+    states = [load_state(runs / name) for name in ("one", "shares")]
+    sizes = [{key: value.shape for key, value in state["model"].items()} for state in states]
+    assert sizes[0] == sizes[1]
 
 
 def test_only_the_leading_process_writes(runs):
