@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -19,74 +21,67 @@ def _doubled(inputs: int, outputs: int, low: tuple[int, int], high: tuple[int, i
     return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=extra)
 
 
-class ConvDecoder(nn.Module):
-    """A linear map onto a small feature map, residual blocks there, then transposed convolutions up to the image.
+def _ups(channels: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Iterator[nn.Module]:
+    """Yield what doubles the sides, from one of the channels to the next; for a single size, what keeps it."""
+    if len(sizes) == 1:
+        yield nn.Conv2d(channels[0], channels[1], 3, padding=1)
+    for (inputs, outputs), (low, high) in zip(pairwise(channels), pairwise(sizes), strict=False):
+        yield _doubled(inputs, outputs, low, high)
+
+
+class PyramidDecoder(nn.Module, ABC):
+    """A linear map onto a small feature map, then transposed convolutions that double the sides up to the image's.
 
     Args:
         dim: number of latent dimensions.
         shape: (C, H, W) of the output.
         width: channels before full size; doubled, at most fourfold, as the side is halved.
-        blocks: residual blocks at the smallest size.
-    """
-
-    def __init__(self, dim: int, shape: tuple[int, int, int], width: int, blocks: int) -> None:
-        super().__init__()
-        sizes = pyramid(shape[1], shape[2])
-        levels = len(sizes) - 1
-        channels = [width * min(2**level, 4) for level in range(levels)][::-1] or [width]
-        self.start = nn.Sequential(
-            nn.Linear(dim, channels[0] * math.prod(sizes[-1])), nn.Unflatten(1, (channels[0], *sizes[-1]))
-        )
-        layers: list[nn.Module] = [ResidualBlock(channels[0]) for _ in range(blocks)]
-        layers.append(nn.SiLU())
-        for level in range(levels):
-            out = channels[level + 1] if level + 1 < levels else shape[0]
-            layers.append(_doubled(channels[level], out, sizes[levels - level], sizes[levels - level - 1]))
-            if level + 1 < levels:
-                layers.append(nn.SiLU())
-        if levels == 0:
-            layers.append(nn.Conv2d(channels[0], shape[0], 3, padding=1))
-        self.body = nn.Sequential(*layers)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Return a map of shape (n, C, H, W) for latents (n, dim)."""
-        out: Tensor = self.body(self.start(latents))
-        return out
-
-
-class ResidualDecoder(nn.Module):
-    """A linear map onto a small feature map, then residual blocks with GroupNorm at every size up to half the image's.
-
-    Args:
-        dim: number of latent dimensions.
-        shape: (C, H, W) of the output.
-        width: channels before full size; doubled, at most fourfold, as the side is halved.
-        blocks: residual blocks at each size.
+        blocks: residual blocks, at the places that the subclass has for them.
     """
 
     def __init__(self, dim: int, shape: tuple[int, int, int], width: int, blocks: int) -> None:
         super().__init__()
         sizes = pyramid(shape[1], shape[2])[::-1]
-        levels = len(sizes) - 1
-        channels = [width * min(2**level, 4) for level in range(max(levels, 1))][::-1]
+        levels = max(len(sizes) - 1, 1)
+        channels = [*(width * min(2**level, 4) for level in reversed(range(levels))), shape[0]]
         self.start = nn.Sequential(
             nn.Linear(dim, channels[0] * math.prod(sizes[0])), nn.Unflatten(1, (channels[0], *sizes[0]))
         )
-        layers: list[nn.Module] = []
-        for level, maps in enumerate(channels):
-            layers += [NormalisedBlock(maps) for _ in range(blocks)]
-            layers += [group_norm(maps), nn.SiLU()]
-            if levels:
-                out = channels[level + 1] if level + 1 < levels else shape[0]
-                layers.append(_doubled(maps, out, sizes[level], sizes[level + 1]))
-        if levels == 0:
-            layers.append(nn.Conv2d(channels[0], shape[0], 3, padding=1))
-        self.body = nn.Sequential(*layers)
+        self.body = nn.Sequential(*self.layers(channels[:-1], _ups(channels, sizes), blocks))
+
+    @abstractmethod
+    def layers(self, channels: Sequence[int], ups: Iterator[nn.Module], blocks: int) -> Iterator[nn.Module]:
+        """Yield the layers in their order: `ups`, one for each of the channels, and the subclass's own between."""
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return a map of shape (n, C, H, W) for latents (n, dim)."""
         out: Tensor = self.body(self.start(latents))
         return out
+
+
+class ConvDecoder(PyramidDecoder):
+    """Transposed convolutions, and `blocks` residual blocks at the smallest size."""
+
+    def layers(self, channels: Sequence[int], ups: Iterator[nn.Module], blocks: int) -> Iterator[nn.Module]:
+        """Yield the layers."""
+        for _ in range(blocks):
+            yield ResidualBlock(channels[0])
+        for _ in channels:
+            yield nn.SiLU()
+            yield next(ups)
+
+
+class ResidualDecoder(PyramidDecoder):
+    """Residual blocks with GroupNorm at every size up to half the image's, `blocks` at each."""
+
+    def layers(self, channels: Sequence[int], ups: Iterator[nn.Module], blocks: int) -> Iterator[nn.Module]:
+        """Yield the layers."""
+        for maps in channels:
+            for _ in range(blocks):
+                yield NormalisedBlock(maps)
+            yield group_norm(maps)
+            yield nn.SiLU()
+            yield next(ups)
 
 
 class MLPDecoder(nn.Module):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -74,62 +76,55 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
 
 
-class ResidualEncoder(nn.Module):
-    """Residual blocks with GroupNorm at every size from half the image's down to a side of at most 8, then features.
+class PyramidEncoder(nn.Module, ABC):
+    """Strided convolutions that halve the sides down to at most 8, then features; subclasses say what is between.
 
     Args:
         shape: (C, H, W) of the images.
         width: channels after the first convolution; doubled, at most fourfold, as the side is halved.
-        blocks: residual blocks at each size.
+        blocks: residual blocks, at the places that the subclass has for them.
         features: number of features.
     """
 
     def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
         super().__init__()
-        channels, height, side = shape
-        sizes = pyramid(height, side)
-        layers: list[nn.Module] = []
-        for level in range(1, len(sizes)):
-            out = width * min(2 ** (level - 1), 4)
-            layers.append(nn.Conv2d(channels, out, 3, stride=2, padding=1))
-            layers += [NormalisedBlock(out) for _ in range(blocks)]
-            channels = out
-        self.body = nn.Sequential(*layers, group_norm(channels), nn.SiLU(), nn.Flatten())
-        self.head = nn.Linear(channels * math.prod(sizes[-1]), features)
+        sizes = pyramid(shape[1], shape[2])
+        channels = [shape[0], *(width * min(2**level, 4) for level in range(len(sizes) - 1))]
+        self.body = nn.Sequential(*self.layers(channels, blocks), nn.SiLU(), nn.Flatten())
+        self.head = nn.Linear(channels[-1] * math.prod(sizes[-1]), features)
+
+    @abstractmethod
+    def layers(self, channels: Sequence[int], blocks: int) -> Iterator[nn.Module]:
+        """Yield the layers from the first of the channels to the last, without the last activation."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (n, features) of images (n, C, H, W) in [0, 1]."""
         return nn.functional.silu(self.head(self.body(2 * images - 1)))
 
 
-class ConvEncoder(nn.Module):
-    """Strided convolutions down to a side of at most 8, residual blocks there, then features.
+class ResidualEncoder(PyramidEncoder):
+    """Residual blocks with GroupNorm at every size from half the image's down, `blocks` at each."""
 
-    Args:
-        shape: (C, H, W) of the images.
-        width: channels after the first convolution; doubled, at most fourfold, as the side is halved.
-        blocks: residual blocks at the smallest size.
-        features: number of features.
-    """
+    def layers(self, channels: Sequence[int], blocks: int) -> Iterator[nn.Module]:
+        """Yield the layers."""
+        for inputs, outputs in pairwise(channels):
+            yield nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+            for _ in range(blocks):
+                yield NormalisedBlock(outputs)
+        yield group_norm(channels[-1])
 
-    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
-        super().__init__()
-        channels, height, side = shape
-        sizes = pyramid(height, side)
-        layers: list[nn.Module] = []
-        for level in range(1, len(sizes)):
-            out = width * min(2 ** (level - 1), 4)
-            if level > 1:
-                layers.append(nn.SiLU())
-            layers.append(nn.Conv2d(channels, out, 3, stride=2, padding=1))
-            channels = out
-        layers += [ResidualBlock(channels) for _ in range(blocks)]
-        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Flatten())
-        self.head = nn.Linear(channels * math.prod(sizes[-1]), features)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features (n, features) of images (n, C, H, W) in [0, 1]."""
-        return nn.functional.silu(self.head(self.body(2 * images - 1)))
+class ConvEncoder(PyramidEncoder):
+    """Convolutions, and `blocks` residual blocks at the smallest size."""
+
+    def layers(self, channels: Sequence[int], blocks: int) -> Iterator[nn.Module]:
+        """Yield the layers."""
+        for level, (inputs, outputs) in enumerate(pairwise(channels)):
+            if level:
+                yield nn.SiLU()
+            yield nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        for _ in range(blocks):
+            yield ResidualBlock(channels[-1])
 
 
 class MLPEncoder(nn.Module):

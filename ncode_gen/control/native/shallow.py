@@ -177,18 +177,8 @@ _solve = torch.library.custom_op("ncode_gen::shallow_solve", _forward, mutates_a
 
 
 @_solve.register_fake
-def _(
-    control: Tensor,
-    state: Tensor,
-    nodes: Tensor,
-    kept: list[int],
-    method: str,
-    hidden: int,
-    time: bool,
-    activation: str,
-    log_det: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, state, nodes, kept, method, hidden, _, _, log_det, save = inputs
     return _outputs(state, nodes, kept, method, hidden, log_det, save)
 
 
@@ -222,21 +212,8 @@ _solve_backward = torch.library.custom_op("ncode_gen::shallow_solve_backward", _
 
 
 @_solve_backward.register_fake
-def _(
-    grad_states: Tensor,
-    grad_log_dets: Tensor,
-    control: Tensor,
-    state: Tensor,
-    nodes: Tensor,
-    inputs: Tensor,
-    units: Tensor,
-    kept: list[int],
-    method: str,
-    hidden: int,
-    time: bool,
-    activation: str,
-    weights: bool,
-) -> tuple[Tensor, Tensor]:
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    control, state, weights = inputs[2], inputs[3], inputs[-1]
     return torch.empty_like(control) if weights else control.new_empty(0), torch.empty_like(state)
 
 
