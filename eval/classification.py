@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import torch
+from cells import told
 from contenders import Flow, GammaAlone, ResidualNet, fitted
 from ensemble import Ensemble
 from intervals import interval
@@ -175,8 +176,7 @@ def main() -> None:
         if not missing:
             continue
         data = load(name, options.data)
-        for model in missing:
-            print(f"{name}, {model}", flush=True)
+        for model in told({f"{name}, {model}": model for model in missing}):
             cells[f"{name}/{model}"] = run(data, model, STEPS[name])
             write_json(path, cells)
             write_text(path.with_suffix(".md"), table(cells))

@@ -22,6 +22,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from cells import told
 from contenders import fitted
 from ensemble import Ensemble
 from intervals import interval
@@ -230,11 +231,13 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(MODELS), help="rows of the table, all if none is named")
     options = parser.parse_args()
     path = RESULTS / "density.json"
-    pairs = [(density, name) for name in options.models for density in DENSITIES]
-    for i, (density, name) in enumerate(pairs):
-        if f"{density}/{name}" in read(path) and weights_of(density, name).exists():
-            continue
-        print(f"{i + 1} of {len(pairs)}: {density}, {name}", flush=True)
+    missing = {
+        f"{density}, {name}": (density, name)
+        for name in options.models
+        for density in DENSITIES
+        if f"{density}/{name}" not in read(path) or not weights_of(density, name).exists()
+    }
+    for density, name in told(missing):
         rows = run(density, name)
         cells = {**read(path), f"{density}/{name}": rows}  # another process may have filled other rows
         write_json(path, cells)

@@ -22,6 +22,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from cells import told
 from contenders import Flow, GammaAlone, fitted
 from ensemble import Ensemble
 from safetensors.torch import load_file, save_file
@@ -225,11 +226,13 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     path = RESULTS / "expressivity.json"
     cells: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    pairs = [(task, name) for task in TASKS for name in MODELS]
-    for i, (task, name) in enumerate(pairs):
-        if f"{task.name}/{name}/{SEEDS - 1}" in cells and (WEIGHTS / f"{task.name}-{name}.safetensors").exists():
-            continue
-        print(f"{i + 1} of {len(pairs)}: {task.name}, {name}", flush=True)
+    missing = {
+        f"{task.name}, {name}": (task, name)
+        for task in TASKS
+        for name in MODELS
+        if f"{task.name}/{name}/{SEEDS - 1}" not in cells or not (WEIGHTS / f"{task.name}-{name}.safetensors").exists()
+    }
+    for task, name in told(missing):
         cells.update(run(task, name))
         write_json(path, cells)
         write_text(RESULTS / "expressivity.md", table(cells))

@@ -19,11 +19,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from cells import told
 from generation_table import contact_sheet, table
 from torch import Tensor
 
@@ -241,11 +244,14 @@ def main() -> None:
     if not options.table:
         study = Study(options.data, options.root, options.particles)
         study.reference()
+        jobs: dict[str, Callable[[], None]] = {}
         for seed in options.seeds:
             for name in options.models:
-                study.model(name, seed)
+                jobs[f"{name}, seed {seed}"] = partial(study.model, name, seed)
             for name in options.peer_models if options.peers else ():
-                study.peer(options.peers, name, seed)
+                jobs[f"pythae's {name}, seed {seed}"] = partial(study.peer, options.peers, name, seed)
+        for job in told(jobs):
+            job()
     text = table(options.data, RESULTS / "generation" / options.data)
     write_text(RESULTS / f"generation-{options.data}.md", text)
     print(text)

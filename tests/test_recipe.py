@@ -1,7 +1,9 @@
 import dataclasses
+import typing
 
 import pytest
-from hypothesis import given
+import tomli_w
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ncode_gen.errors import UserError
@@ -15,6 +17,8 @@ COMPARED = (
     *("ae", "rae-l2", "wae-mmd", "beta-vae", "node-autoencoder", "anode", "ncode-autoencoder-closed", "ffjord", "iaf"),
     *("vae-flow", "ncode-open-flow", "conv-decoder", "ncode-decoder"),
 )
+# No test depends on a clock.
+CLOCKLESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KINDS = ("vae", "node", "ncode-open", "ncode-closed", "ncode-autoencoder")
 
 
@@ -55,6 +59,7 @@ def test_the_mixtures_differ_in_the_prior_alone(kind):
     assert dataclasses.replace(mixture, name=plain.name, prior=plain.prior) == plain
 
 
+@settings(CLOCKLESS)
 @given(
     rate=st.floats(1e-6, 1.0),
     epochs=st.integers(1, 10**6),
@@ -66,6 +71,48 @@ def test_what_is_written_is_read_back_the_same(tmp_path_factory, rate, epochs, s
     path = tmp_path_factory.mktemp("recipe") / "model.toml"
     path.write_text(recipe.to_toml(), encoding="utf-8")
     assert Recipe.load(path) == recipe
+
+
+LETTERS = "az09 ._-/\\\"'\n\0é"
+HINTS = {
+    f"{section}.{name}": hint
+    for section, kind in typing.get_type_hints(Recipe).items()
+    if dataclasses.is_dataclass(kind)
+    for name, hint in typing.get_type_hints(kind).items()
+}
+
+
+def some(hint):
+    """Return a strategy of values for a key: most are right, some are out of range or of another type."""
+    if typing.get_origin(hint) is typing.Literal:
+        return st.sampled_from(typing.get_args(hint))
+    right = {int: st.integers(0, 300), float: st.floats(0, 1), bool: st.booleans(), str: st.text(LETTERS, max_size=9)}[
+        hint
+    ]
+    wrong = st.one_of(
+        st.integers(-(2**40), 2**40), st.floats(), st.booleans(), st.text(LETTERS, max_size=3), st.just([1])
+    )
+    return st.one_of(right, right, right, wrong)
+
+
+@settings(CLOCKLESS, max_examples=300)
+@given(st.data())
+def test_any_keys_are_read_back_the_same_or_refused_by_name(data):
+    keys = data.draw(st.lists(st.sampled_from(sorted(HINTS)), max_size=5, unique=True))
+    values = {}
+    for key in keys:
+        section, name = key.split(".")
+        values.setdefault(section, {})[name] = data.draw(some(HINTS[key]), label=key)
+    try:
+        recipe = Recipe.parse(tomli_w.dumps(values), "here")
+    except UserError as error:
+        told = str(error)
+        assert told.startswith("here: ") and "\n" not in told and any(key.split(".")[1] in told for key in keys)
+    else:
+        assert Recipe.parse(recipe.to_toml(), "again") == recipe
+        for section, inner in values.items():
+            for name, value in inner.items():
+                assert getattr(getattr(recipe, section), name) == value
 
 
 WRONG = {
