@@ -1,13 +1,20 @@
 import contextlib
 import importlib
 import io
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from ncode_gen.command import run_command
+
+# Two processes share the cores; threads that outnumber these only get into each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 TINY = [

@@ -27,7 +27,7 @@ from ncode_gen.workers import ALONE
 
 from .conftest import TINY
 
-TRIES = int(os.environ.get("NCODE_FUZZ", "40"))
+TRIES = int(os.environ.get("NCODE_FUZZ", "30"))
 FILES = (
     *("weights.safetensors", "recipe.toml", "environment.json", "metrics.jsonl", "evaluation.json"),
     *("state/training.pt", "state/previous.pt"),

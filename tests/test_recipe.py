@@ -86,12 +86,9 @@ def some(hint):
     """Return a strategy of values for a key: most are right, some are out of range or of another type."""
     if typing.get_origin(hint) is typing.Literal:
         return st.sampled_from(typing.get_args(hint))
-    right = {int: st.integers(0, 300), float: st.floats(0, 1), bool: st.booleans(), str: st.text(LETTERS, max_size=9)}[
-        hint
-    ]
-    wrong = st.one_of(
-        st.integers(-(2**40), 2**40), st.floats(), st.booleans(), st.text(LETTERS, max_size=3), st.just([1])
-    )
+    text = st.text(LETTERS, max_size=9)
+    right = {int: st.integers(0, 300), float: st.floats(0, 1), bool: st.booleans(), str: text}[hint]
+    wrong = st.one_of(st.integers(-(2**40), 2**40), st.floats(), st.booleans(), text, st.just([1]))
     return st.one_of(right, right, right, wrong)
 
 
