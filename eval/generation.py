@@ -47,7 +47,7 @@ from ncode_gen.metrics import (
 )
 from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
-from ncode_gen.recipe import Recipe
+from ncode_gen.recipe import PriorRecipe, Recipe
 from ncode_gen.run import load_run
 
 ROOT = Path(__file__).parent.parent
@@ -148,8 +148,10 @@ class Study:
         latent_scores = self.latents(model)
         for prior in wanted:
             start = time.perf_counter()
-            model.prior = new_prior(prior, model.dim, own)
-            if prior != "own":
+            # Training ended with this very fit, of the same latents with the same seed.
+            is_own = prior == "own" or (prior == "flow" and recipe.prior == PriorRecipe("flow", components=0))
+            model.prior = own if is_own else new_prior(prior, model.dim, own)
+            if not is_own:
                 fit_prior(model, self.splits.train, seed, CPU)
             fitting = time.perf_counter() - start
             fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True)
