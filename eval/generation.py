@@ -6,6 +6,7 @@ test images, and, where the posterior is a distribution, ELBO and importance-wei
 The autoencoders share encoder, decoder, latent size and epochs; so do the models scored by likelihood, but for the
 flagship (its row says what it has). Reference rows: training against test images, reconstructions, a single Gaussian.
 
+`--dim` takes another latent size for all, and makes cells of its own.
 A finished cell is a file in eval/results/generation/DATA/ and is not run again. `--models` and `--seeds` choose cells,
 so that several processes can share the work; `--peers PYTHON` names a Python that has pythae (see pythae_peer.py) and
 adds that package's own models; `--table` runs nothing. Writes eval/results/generation-DATA.md and contact sheets.
@@ -86,8 +87,9 @@ def plain(scores: dict[str, Score]) -> dict[str, Any]:
 class Study:
     """The cells of one image set."""
 
-    def __init__(self, data: str, root: str, particles: int) -> None:
-        self.data, self.root, self.particles = data, root, particles
+    def __init__(self, data: str, root: str, particles: int, dim: int = 0) -> None:
+        self.data, self.root, self.particles, self.dim = data, root, particles, dim
+        self.size = f"-d{dim}" if dim else ""
         self.folder = RESULTS / "generation" / data
         recipe = Recipe.load(ROOT / "models" / data / "vae.toml")
         self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=root))
@@ -115,9 +117,10 @@ class Study:
     def trained(self, model: str, seed: int) -> tuple[Path, Recipe]:
         """Train a recipe, unless that is done; return its run folder and recipe."""
         source = ROOT / "models" / self.data / f"{model}.toml"
-        run = ROOT / "runs" / "generation" / f"{self.data}-{model}-{seed}"
+        run = ROOT / "runs" / "generation" / f"{self.data}-{model}{self.size}-{seed}"
         if not (run / "weights.safetensors").exists():
             begin = [str(source), "--out", str(run), "--seed", str(seed)]
+            begin += ["--latent.dim", str(self.dim)] if self.dim else []
             arguments = ["--resume", str(run)] if (run / "state").exists() else begin
             command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
             subprocess.run(command, cwd=ROOT, check=True)
@@ -126,7 +129,7 @@ class Study:
     def model(self, name: str, seed: int) -> None:
         """Train a model and score it with every prior."""
         recipe = Recipe.load(ROOT / "models" / self.data / f"{name}.toml")
-        wanted = [prior for prior in priors_of(recipe) if not self.cell(f"{name}-{seed}-{prior}").exists()]
+        wanted = [prior for prior in priors_of(recipe) if not self.cell(f"{name}{self.size}-{seed}-{prior}").exists()]
         if not wanted:
             return
         run, recipe = self.trained(name, seed)
@@ -167,9 +170,11 @@ class Study:
                 likelihood = score_likelihood(model, self.splits.test, self.particles, seed=seed, quiet=True)
                 scores |= {"elbo_nats": likelihood.elbo, "nll_nats": likelihood.nll}
                 found |= {"particles": self.particles, "solver": likelihood.solver, "nll_gap": likelihood.nll_gap}
-            self.write(f"{name}-{seed}-{prior}", **common, **found, scores=plain(scores))
+            self.write(f"{name}{self.size}-{seed}-{prior}", **common, **found, scores=plain(scores))
             if seed == 0:
-                contact_sheet(model.sample(40, torch.Generator().manual_seed(0)), self.sheet(f"{name}-{prior}"))
+                contact_sheet(
+                    model.sample(40, torch.Generator().manual_seed(0)), self.sheet(f"{name}{self.size}-{prior}")
+                )
 
     def sheet(self, name: str) -> Path:
         """Return the file of a contact sheet."""
@@ -197,14 +202,14 @@ class Study:
 
     def peer(self, python: str, name: str, seed: int) -> None:
         """Train one of pythae's models by its own package and score what it draws."""
-        if self.cell(f"pythae-{name}-{seed}-mixture10").exists():
+        if self.cell(f"pythae-{name}{self.size}-{seed}-mixture10").exists():
             return
         recipe = Recipe.load(ROOT / "models" / self.data / "rae-l2.toml")
-        held = ROOT / "runs" / "generation" / f"{self.data}-pythae-{name}-{seed}.npz"
+        held = ROOT / "runs" / "generation" / f"{self.data}-pythae-{name}{self.size}-{seed}.npz"
         held.parent.mkdir(parents=True, exist_ok=True)
         if not held.exists():
             script = str(ROOT / "eval" / "pythae_peer.py")
-            choices = ["--latent", recipe.latent.dim, "--epochs", recipe.training.epochs, "--seed", seed]
+            choices = ["--latent", self.dim or recipe.latent.dim, "--epochs", recipe.training.epochs, "--seed", seed]
             command = [python, script, name, self.data, "--root", self.root, "--out", str(held), *map(str, choices)]
             subprocess.run(command, cwd=ROOT, check=True)
         drawn = np.load(held)
@@ -217,18 +222,18 @@ class Study:
             scores = compare_features(self.real, self.network.of(images(prior).split(250)), seed)
             scores["reconstruction_fid"] = copies["fid"]
             self.write(
-                f"pythae-{name}-{seed}-{prior}",
+                f"pythae-{name}{self.size}-{seed}-{prior}",
                 model=f"pythae {name}",
                 prior=prior,
                 seed=seed,
                 parameters=int(drawn["parameters"]),
                 epochs=recipe.training.epochs,
                 training_seconds=round(float(drawn["seconds"]), 1),
-                dim=recipe.latent.dim,
+                dim=self.dim or recipe.latent.dim,
                 scores=plain(scores),
             )
             if seed == 0:
-                contact_sheet(images(prior)[:40], self.sheet(f"pythae-{name}-{prior}"))
+                contact_sheet(images(prior)[:40], self.sheet(f"pythae-{name}{self.size}-{prior}"))
 
 
 def main() -> None:
@@ -239,12 +244,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--root", default="data", help="folder of the image sets")
     parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")
+    parser.add_argument("--dim", type=int, default=0, help="latent dimensions, instead of the recipes'")
     parser.add_argument("--peers", help="a Python that has pythae")
     parser.add_argument("--peer-models", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--table", action="store_true", help="only write the table")
     options = parser.parse_args()
     if not options.table:
-        study = Study(options.data, options.root, options.particles)
+        study = Study(options.data, options.root, options.particles, options.dim)
         study.reference()
         jobs: dict[str, Callable[[], None]] = {}
         for seed in options.seeds:

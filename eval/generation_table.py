@@ -41,12 +41,15 @@ def contact_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
     (Image.fromarray(pixels[0]) if channels == 1 else Image.fromarray(pixels.transpose(1, 2, 0))).save(path)
 
 
-def _cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return the finished cells by model and prior, seeds together."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+Cells = dict[tuple[str, int, str], list[dict[str, Any]]]
+
+
+def _cells(folder: Path) -> Cells:
+    """Return the finished cells by model, latent size and prior, seeds together."""
+    found: Cells = {}
     for path in sorted(folder.glob("*.json")):
         cell = json.loads(path.read_text())
-        found.setdefault((cell["model"], cell["prior"]), []).append(cell)
+        found.setdefault((cell["model"], cell.get("dim", 0), cell["prior"]), []).append(cell)
     return found
 
 
@@ -72,19 +75,19 @@ def short_table(data: str, folder: Path) -> str:
         f"**{data}, all models in one harness** (`python eval/generation.py {data}`; FID and KID[{some['features']}, "
         f"n={some['samples']}, test]; 95 % intervals; the full table is in `eval/results/generation-{data}.md`):",
         "",
-        "| model | prior | " + " | ".join(title for _, title, _ in columns) + " | epochs |",
-        "|---|---|" + "---:|" * (len(columns) + 1),
+        "| model | d | prior | " + " | ".join(title for _, title, _ in columns) + " | epochs |",
+        "|---|---:|---|" + "---:|" * (len(columns) + 1),
     ]
-    for (model, prior), group in _best_first(cells):
+    for (model, dim, prior), group in _best_first(cells):
         name = f"{prior} ({group[0]['components']})" if "components" in group[0] else prior
         entries = [_entry(group, key, digits) for key, _, digits in columns]
-        lines.append(f"| {model} | {name} | " + " | ".join(entries) + f" | {group[0].get('epochs', '-')} |")
+        lines.append(
+            f"| {model} | {dim or '-'} | {name} | " + " | ".join(entries) + f" | {group[0].get('epochs', '-')} |"
+        )
     return "\n".join(lines)
 
 
-def _best_first(
-    cells: dict[tuple[str, str], list[dict[str, Any]]],
-) -> list[tuple[tuple[str, str], list[dict[str, Any]]]]:
+def _best_first(cells: Cells) -> list[tuple[tuple[str, int, str], list[dict[str, Any]]]]:
     """Return the cells in the order of their mean FID."""
     return sorted(cells.items(), key=lambda item: sum(c["scores"]["fid"]["value"] for c in item[1]) / len(item[1]))
 
@@ -104,23 +107,28 @@ def table(data: str, folder: Path) -> str:
         'one, in feature space. "probe": accuracy of a logistic regression on the latents. Times on '
         "one or two threads of a CPU, with another job beside.",
         "",
-        "| model | prior | seeds | " + " | ".join(title for _, title, _ in COLUMNS) + " | parameters | epochs | s |",
-        "|---|---|---:|" + "---:|" * (len(COLUMNS) + 3),
+        "| model | d | prior | seeds | "
+        + " | ".join(title for _, title, _ in COLUMNS)
+        + " | parameters | epochs | s |",
+        "|---|---:|---|---:|" + "---:|" * (len(COLUMNS) + 3),
     ]
-    for (model, prior), group in _best_first(cells):
+    for (model, dim, prior), group in _best_first(cells):
         first = group[0]
         name = f"{prior} ({first['components']})" if "components" in first else prior
         entries = [_entry(group, key, digits) for key, _, digits in COLUMNS]
         entries += [str(first.get(key, "-")) for key in ("parameters", "epochs")]
         entries.append(f"{first['training_seconds']:.0f}" if "training_seconds" in first else "-")
-        lines.append(f"| {model} | {name} | {len(group)} | " + " | ".join(entries) + " |")
+        lines.append(f"| {model} | {dim or '-'} | {name} | {len(group)} | " + " | ".join(entries) + " |")
     by_steps = [(key, group[0]["fid_by_nfe"]) for key, group in cells.items() if "fid_by_nfe" in group[0]]
     if by_steps:
         evaluations = list(by_steps[0][1])
         lines += ["", "FID by evaluations of the flow prior's field (Runge-Kutta 4), seed 0:", ""]
-        lines += ["| model | prior | " + " | ".join(evaluations) + " |", "|---|---|" + "---:|" * len(evaluations)]
-        for (model, prior), found in by_steps:
-            lines.append(f"| {model} | {prior} | " + " | ".join(f"{found[e]:.2f}" for e in evaluations) + " |")
+        lines += [
+            "| model | d | prior | " + " | ".join(evaluations) + " |",
+            "|---|---:|---|" + "---:|" * len(evaluations),
+        ]
+        for (model, dim, prior), found in by_steps:
+            lines.append(f"| {model} | {dim} | {prior} | " + " | ".join(f"{found[e]:.2f}" for e in evaluations) + " |")
     particles = sorted({cell["particles"] for group in cells.values() for cell in group if "particles" in cell})
     if particles:
         lines += ["", f"Particles of the likelihoods: {', '.join(map(str, particles))}."]
