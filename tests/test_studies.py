@@ -21,20 +21,22 @@ def generation_table(monkeypatch):
 
 def cell(folder, name, model, prior, seed, fid, **more):
     score = {"value": fid, "low": fid - 1, "high": fid + 1}
-    common = {"features": "mnist-classifier", "samples": 100, "test_images": 50, "scores": {"fid": score}}
+    common = {"features": "mnist-classifier", "samples": 100, "test_images": 50, "dim": 8, "scores": {"fid": score}}
     (folder / f"{name}.json").write_text(json.dumps(common | {"model": model, "prior": prior, "seed": seed} | more))
 
 
 def test_the_table_puts_seeds_together_and_the_best_first(generation_table, tmp_path):
     cell(tmp_path, "a-0", "a", "flow", 0, 5.0, fid_by_nfe={"4": 9.0, "8": 6.0})
     cell(tmp_path, "a-1", "a", "flow", 1, 7.0)
+    cell(tmp_path, "a-d9-0", "a", "flow", 0, 8.0, dim=9)
     cell(tmp_path, "b-0", "b", "mixture", 0, 3.0, components=7, training_seconds=12.3, parameters=10, epochs=2)
     text = generation_table.table("mnist", tmp_path)
     rows = [line for line in text.splitlines() if line.startswith(("| a ", "| b "))]
-    assert rows[0].startswith("| b | mixture (7) | 1 | 3.00 ± 1.00")
+    assert rows[0].startswith("| b | 8 | mixture (7) | 1 | 3.00 ± 1.00")
     # Two values a distance of 2 apart: their mean, and 12.706 standard errors of 1.
-    assert rows[1].startswith("| a | flow | 2 | 6.00 ± 12.71")
-    assert rows[2] == "| a | flow | 9.00 | 6.00 |"
+    assert rows[1].startswith("| a | 8 | flow | 2 | 6.00 ± 12.71")
+    assert rows[2].startswith("| a | 9 | flow | 1 | 8.00 ± 1.00")
+    assert rows[3] == "| a | 8 | flow | 9.00 | 6.00 |"
     assert "FID and KID[mnist-classifier, n=100, test]" in text
 
 
