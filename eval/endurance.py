@@ -103,14 +103,18 @@ def fill(place: Path) -> None:
 
 def make_read_only(place: Path) -> None:
     """Put a read-only view of the run folder over it, which files that are open already do not hinder."""
-    run = str(place / "run")
-    subprocess.run(["mount", "--bind", run, run], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", run], check=True)
+    run, view = str(place / "run"), place / "view"
+    view.mkdir()
+    # Made read-only elsewhere: a file that is opened through it meanwhile would forbid that.
+    subprocess.run(["mount", "--bind", run, str(view)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
+    subprocess.run(["mount", "--bind", str(view), run], check=True)
 
 
 def make_writable(place: Path) -> None:
     """Take the view away."""
-    subprocess.run(["umount", "--lazy", str(place / "run")], check=True)
+    for name in ("run", "view"):
+        subprocess.run(["umount", "--lazy", str(place / name)], check=True)
 
 
 def disturbed(
