@@ -35,17 +35,13 @@ SHORT = ["--training.epochs", "40", "--quiet"]
 DISK_MIB = 24
 POISONED = """
 import sys
-from ncode_gen import step
-real = step.make_loss
-def make_loss(model, recipe):
-    loss, taken = real(model, recipe), 0
-    def call(*inputs):
-        nonlocal taken
-        value, nats = loss(*inputs)
-        taken += 1
-        return (value * float("nan") if taken == 100 else value), nats
-    return call
-step.make_loss = make_loss
+from ncode_gen.step import TrainingStep
+real, taken = TrainingStep.__call__, 0
+def step(self, images, *rest):
+    global taken
+    taken += 1
+    return real(self, images * float("nan") if taken == 100 else images, *rest)
+TrainingStep.__call__ = step
 from ncode_gen.command import run_command
 from ncode_gen.train import main
 run_command(main)
