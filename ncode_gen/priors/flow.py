@@ -133,7 +133,8 @@ class FlowPrior(Prior):
         self.centre.copy_(latents.mean(0))
         self.scale.copy_(latents.std(0).clamp_min(1e-4))
         white = (latents - self.centre.cpu()) / self.scale.cpu()
-        self.base.fit(white, seed)
+        tell = progress or (lambda share: None)
+        self.base.fit(white, seed, lambda share: tell(0.5 * share))
         trained = copy.deepcopy(self.flow).requires_grad_(True)
         parameters = list(trained.parameters())
         average = [parameter.detach().clone() for parameter in parameters]
@@ -150,8 +151,7 @@ class FlowPrior(Prior):
                 optimiser.step()
                 weight = 1 - min(DECAY, (1 + update) / (10 + update))
                 torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], weight)
-                if progress is not None:
-                    progress((update + 1) / self.updates)
+                tell(0.5 + 0.5 * (update + 1) / self.updates)
         with torch.no_grad():
             for parameter, value in zip(self.flow.parameters(), average, strict=True):
                 parameter.copy_(value)

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
+from .expectation import Gaussians, fit_gaussians
 from .normal import Prior, standard_normal_log_prob
 
 __all__ = ["GaussianMixture"]
 
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
-TRIED_ROUNDS = 30
+TRIED_ROUNDS, ROUNDS = 20, 100
 LEAST_GAIN = 0.003  # nats; less is chance
 
 
 class GaussianMixture(Prior):
     """A mixture of Gaussians with full covariances; before `fit` it is the standard normal, at that one's cost.
 
-    Fitted with scikit-learn in float64, since in float32 covariances of latents lose their positive-definiteness.
+    Of the Cholesky factors of the covariances only the lower triangles are held and saved.
 
     Args:
         dim: number of latent dimensions d.
@@ -48,11 +46,11 @@ class GaussianMixture(Prior):
         start = components or 1
         self.register_buffer("log_weights", torch.full((start,), -math.log(start)))
         self.register_buffer("means", torch.zeros(start, dim))
-        self.register_buffer("cholesky", torch.eye(dim).repeat(start, 1, 1))
+        self.register_buffer("factors", _packed(torch.eye(dim).repeat(start, 1, 1)))
         self.fitted: Tensor
         self.log_weights: Tensor
         self.means: Tensor
-        self.cholesky: Tensor
+        self.factors: Tensor
         # A plain flag beside the buffer: a compiled training step must not branch on a tensor.
         self.standard = True
         self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
@@ -61,6 +59,14 @@ class GaussianMixture(Prior):
     def components(self) -> int:
         """Number of Gaussians."""
         return len(self.log_weights)
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """Weights, means and Cholesky factors."""
+        cholesky = self.means.new_zeros(self.components, self.dim, self.dim)
+        row, column = torch.tril_indices(self.dim, self.dim, device=cholesky.device)
+        cholesky[:, row, column] = self.factors
+        return Gaussians(self.log_weights, self.means, cholesky)
 
     def refresh(self) -> None:
         """Take the flag from the buffer."""
@@ -80,19 +86,14 @@ class GaussianMixture(Prior):
         device = self.means.device
         self.log_weights = torch.zeros(components, device=device)
         self.means = torch.zeros(components, self.dim, device=device)
-        self.cholesky = torch.zeros(components, self.dim, self.dim, device=device)
+        self.factors = torch.zeros(components, self.dim * (self.dim + 1) // 2, device=device)
 
     def log_prob(self, latents: Tensor, *, steps: int | None = None, grid: Tensor | None = None) -> Tensor:
         """Return the log-density in nats, shape (...), of latents (..., d)."""
         if self.standard:
             return standard_normal_log_prob(latents)
-        flat = latents.reshape(-1, self.dim)
-        offset = (flat.unsqueeze(0) - self.means.unsqueeze(1)).transpose(1, 2)
-        white = torch.linalg.solve_triangular(self.cholesky, offset, upper=False)
-        half_log_det = self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
-        constant = self.log_weights - half_log_det - 0.5 * self.dim * math.log(2 * math.pi)
-        each = constant.unsqueeze(1) - 0.5 * (white * white).sum(1)
-        return torch.logsumexp(each, 0).view(latents.shape[:-1])
+        joint = self.gaussians.joint_log_prob(latents.reshape(-1, self.dim))
+        return torch.logsumexp(joint, 1).view(latents.shape[:-1])
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
         """Draw latents (n, d)."""
@@ -101,54 +102,60 @@ class GaussianMixture(Prior):
         chosen = torch.multinomial(self.log_weights.exp().cpu(), n, replacement=True, generator=generator)
         noise = torch.randn(n, self.dim, 1, generator=generator).to(self.means.device)
         chosen = chosen.to(self.means.device)
-        return self.means[chosen] + (self.cholesky[chosen] @ noise).squeeze(-1)
+        return self.means[chosen] + (self.gaussians.cholesky[chosen] @ noise).squeeze(-1)
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
-        """Fit the mixture to latents (n, d) by expectation-maximisation.
+        """Fit the mixture to latents (n, d) by expectation-maximisation, on the CPU.
+
+        Args:
+            latents: (n, d).
+            seed: seed of the first clusters, and of what is held out to choose the number of components.
+            progress: called with the share of the work that is done.
 
         Raises:
             UserError: fewer latents than components, or a latent that is not finite.
         """
-        values = latents.detach().cpu().numpy().astype(np.float64)
+        values = latents.detach().float().cpu()
         if len(values) < max(2, self.wanted):
             raise UserError(
                 f"{len(values)} latents cannot fit prior.components = {self.wanted}; use more images or fewer"
             )
-        if not np.isfinite(values).all():
+        if not bool(values.isfinite().all()):
             raise UserError("a latent is not finite, so no mixture can be fitted; train with a lower training.rate")
-        components = self.wanted or self._choose(values, seed, progress)
-        fitted = _fitted(components, values, seed)
+        tell = progress or (lambda share: None)
+        choosing = 0.0 if self.wanted else 0.5
+        components = self.wanted or _choose(values, seed, lambda share: tell(choosing * share))
+        fitted = fit_gaussians(values, components, seed, ROUNDS, lambda share: tell(choosing + (1 - choosing) * share))
         self._resize(components)
         self.fitted.fill_(True)
         self.refresh()
-        self.log_weights.copy_(torch.from_numpy(np.log(fitted.weights_ + 1e-300)))
-        self.means.copy_(torch.from_numpy(fitted.means_))
-        self.cholesky.copy_(torch.from_numpy(np.linalg.cholesky(fitted.covariances_)))
-
-    @staticmethod
-    def _choose(values: NDArray[np.float64], seed: int, progress: Callable[[float], None] | None) -> int:
-        """Return the number of components after which a tenth of the latents, held out, is no longer more likely."""
-        order = np.random.default_rng(seed).permutation(len(values))
-        held, rest = values[order[: max(1, len(values) // 10)]], values[order[max(1, len(values) // 10) :]]
-        best, highest = 1, -math.inf
-        for tried, components in enumerate(CANDIDATES):
-            if components > len(rest):
-                break
-            score = float(_fitted(components, rest, seed, rounds=TRIED_ROUNDS).score(held))
-            if progress is not None:
-                progress((tried + 1) / len(CANDIDATES))
-            if score < highest + LEAST_GAIN:
-                break
-            best, highest = components, score
-        return best
+        self.log_weights.copy_(fitted.log_weights)
+        self.means.copy_(fitted.means)
+        self.factors.copy_(_packed(fitted.cholesky))
 
 
-def _fitted(components: int, values: NDArray[np.float64], seed: int, rounds: int = 200) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture as Fitted
+def _packed(cholesky: Tensor) -> Tensor:
+    """Return the lower triangles (K, d (d + 1) / 2) of matrices (K, d, d), row by row."""
+    row, column = torch.tril_indices(cholesky.shape[1], cholesky.shape[1])
+    return cholesky[:, row, column]
 
-    fitted = Fitted(components, covariance_type="full", reg_covar=1e-5, random_state=seed, max_iter=rounds)
-    with warnings.catch_warnings():
-        # Where the rounds run out the mixture is a little less likely than it could be, and no worse for that.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return fitted.fit(values)
+
+def _choose(values: Tensor, seed: int, progress: Callable[[float], None]) -> int:
+    """Return the number of components after which a tenth of the latents, held out, is no longer more likely."""
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+    count = max(1, len(values) // 10)
+    held, rest = values[order[:count]], values[order[count:]]
+    best, highest = 1, -math.inf
+    for tried, components in enumerate(CANDIDATES):
+        if components > len(rest):
+            break
+
+        def tell(share: float, tried: int = tried) -> None:
+            progress((tried + share) / len(CANDIDATES))
+
+        fitted = fit_gaussians(rest, components, seed, TRIED_ROUNDS, tell)
+        score = float(torch.logsumexp(fitted.joint_log_prob(held.double()), 1).mean())
+        if score < highest + LEAST_GAIN:
+            break
+        best, highest = components, score
+    return best

@@ -29,7 +29,7 @@ def test_the_fitted_mixture_is_torchs_of_the_same_parameters_and_finds_the_centr
     prior, latents = fitted()
     expected = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(logits=prior.log_weights),
-        torch.distributions.MultivariateNormal(prior.means, scale_tril=prior.cholesky),
+        torch.distributions.MultivariateNormal(prior.means, scale_tril=prior.gaussians.cholesky),
     ).log_prob(latents)
     torch.testing.assert_close(prior.log_prob(latents), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(prior.means.sort(0).values, torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), atol=0.1, rtol=0)
