@@ -6,10 +6,11 @@ test images, and, where the posterior is a distribution, ELBO and importance-wei
 The autoencoders share encoder, decoder, latent size and epochs; so do the models scored by likelihood, but for the
 flagship (its row says what it has). Reference rows: training against test images, reconstructions, a single Gaussian.
 
-`--dim` takes another latent size for all, and makes cells of its own.
-A finished cell is a file in eval/results/generation/DATA/ and is not run again. `--models` and `--seeds` choose cells,
-so that several processes can share the work; `--peers PYTHON` names a Python that has pythae (see pythae_peer.py) and
-adds that package's own models; `--table` runs nothing. Writes eval/results/generation-DATA.md and contact sheets.
+`--dim` takes another latent size for all, `--epochs` another length of training; each makes cells of its own.
+`--priors` leaves the other priors out. A finished cell is a file in eval/results/generation/DATA/ and is not run again.
+`--models` and `--seeds` choose cells, so that several processes can share the work; `--peers PYTHON` names a Python
+that has pythae (see pythae_peer.py) and adds that package's own models; `--table` runs nothing. Writes
+eval/results/generation-DATA.md and contact sheets.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ CPU = torch.device("cpu")
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
 VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
 FLAGSHIPS = ("vae-flow", "ncode-open-flow")
+PRIORS = ("own", "gaussian", "mixture10", "mixture", "flow")
 PEERS = ["RAE_L2", "VAE", "WAE_MMD"]
 SAMPLES = 10000
 COARSE_STEPS = (1, 2, 4, 8)
@@ -75,8 +77,7 @@ def priors_of(recipe: Recipe) -> tuple[str, ...]:
     """Return the priors that a model is scored with."""
     if recipe.prior.joint:
         return ("own",)
-    fitted = ("gaussian", "mixture10", "mixture", "flow")
-    return ("own", *fitted) if recipe.prior.kind == "normal" else fitted
+    return PRIORS if recipe.prior.kind == "normal" else PRIORS[1:]
 
 
 def plain(scores: dict[str, Score]) -> dict[str, Any]:
@@ -87,13 +88,18 @@ def plain(scores: dict[str, Score]) -> dict[str, Any]:
 class Study:
     """The cells of one image set."""
 
-    def __init__(self, data: str, root: str, particles: int, dim: int = 0) -> None:
-        self.data, self.root, self.particles, self.dim = data, root, particles, dim
-        self.size = f"-d{dim}" if dim else ""
-        self.folder = RESULTS / "generation" / data
-        recipe = Recipe.load(ROOT / "models" / data / "vae.toml")
-        self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=root))
-        self.network: FeatureNetwork = load_features(default_features(data), None, CPU)
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.data: str = options.data
+        self.root: str = options.root
+        self.particles: int = options.particles
+        self.dim: int = options.dim
+        self.epochs: int = options.epochs
+        self.priors: list[str] = options.priors
+        self.size = (f"-d{self.dim}" if self.dim else "") + (f"-e{self.epochs}" if self.epochs else "")
+        self.folder = RESULTS / "generation" / self.data
+        recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
+        self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root))
+        self.network: FeatureNetwork = load_features(default_features(self.data), None, CPU)
         self.real = self.network.of(self.splits.test.batches(250))
 
     def cell(self, name: str) -> Path:
@@ -121,6 +127,7 @@ class Study:
         if not (run / "weights.safetensors").exists():
             begin = [str(source), "--out", str(run), "--seed", str(seed)]
             begin += ["--latent.dim", str(self.dim)] if self.dim else []
+            begin += ["--training.epochs", str(self.epochs)] if self.epochs else []
             arguments = ["--resume", str(run)] if (run / "state").exists() else begin
             command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
             subprocess.run(command, cwd=ROOT, check=True)
@@ -129,7 +136,8 @@ class Study:
     def model(self, name: str, seed: int) -> None:
         """Train a model and score it with every prior."""
         recipe = Recipe.load(ROOT / "models" / self.data / f"{name}.toml")
-        wanted = [prior for prior in priors_of(recipe) if not self.cell(f"{name}{self.size}-{seed}-{prior}").exists()]
+        priors = [prior for prior in priors_of(recipe) if not self.priors or prior in self.priors]
+        wanted = [prior for prior in priors if not self.cell(f"{name}{self.size}-{seed}-{prior}").exists()]
         if not wanted:
             return
         run, recipe = self.trained(name, seed)
@@ -209,7 +217,8 @@ class Study:
         held.parent.mkdir(parents=True, exist_ok=True)
         if not held.exists():
             script = str(ROOT / "eval" / "pythae_peer.py")
-            choices = ["--latent", self.dim or recipe.latent.dim, "--epochs", recipe.training.epochs, "--seed", seed]
+            epochs = self.epochs or recipe.training.epochs
+            choices = ["--latent", self.dim or recipe.latent.dim, "--epochs", epochs, "--seed", seed]
             command = [python, script, name, self.data, "--root", self.root, "--out", str(held), *map(str, choices)]
             subprocess.run(command, cwd=ROOT, check=True)
         drawn = np.load(held)
@@ -227,7 +236,7 @@ class Study:
                 prior=prior,
                 seed=seed,
                 parameters=int(drawn["parameters"]),
-                epochs=recipe.training.epochs,
+                epochs=self.epochs or recipe.training.epochs,
                 training_seconds=round(float(drawn["seconds"]), 1),
                 dim=self.dim or recipe.latent.dim,
                 scores=plain(scores),
@@ -245,12 +254,14 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of the image sets")
     parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")
     parser.add_argument("--dim", type=int, default=0, help="latent dimensions, instead of the recipes'")
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of training, instead of the recipes'")
+    parser.add_argument("--priors", nargs="*", choices=PRIORS, default=[], help="only these of a model's priors")
     parser.add_argument("--peers", help="a Python that has pythae")
     parser.add_argument("--peer-models", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--table", action="store_true", help="only write the table")
     options = parser.parse_args()
     if not options.table:
-        study = Study(options.data, options.root, options.particles, options.dim)
+        study = Study(options)
         study.reference()
         jobs: dict[str, Callable[[], None]] = {}
         for seed in options.seeds:

@@ -41,15 +41,17 @@ def contact_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
     (Image.fromarray(pixels[0]) if channels == 1 else Image.fromarray(pixels.transpose(1, 2, 0))).save(path)
 
 
-Cells = dict[tuple[str, int, str], list[dict[str, Any]]]
+Key = tuple[str, int, int, str]  # model, latent dimensions, epochs, prior
+Cells = dict[Key, list[dict[str, Any]]]
 
 
 def _cells(folder: Path) -> Cells:
-    """Return the finished cells by model, latent size and prior, seeds together."""
+    """Return the finished cells by what they are of, seeds together."""
     found: Cells = {}
     for path in sorted(folder.glob("*.json")):
         cell = json.loads(path.read_text())
-        found.setdefault((cell["model"], cell.get("dim", 0), cell["prior"]), []).append(cell)
+        key = (cell["model"], cell.get("dim", 0), cell.get("epochs", 0), cell["prior"])
+        found.setdefault(key, []).append(cell)
     return found
 
 
@@ -78,7 +80,7 @@ def short_table(data: str, folder: Path) -> str:
         "| model | d | prior | " + " | ".join(title for _, title, _ in columns) + " | epochs |",
         "|---|---:|---|" + "---:|" * (len(columns) + 1),
     ]
-    for (model, dim, prior), group in _best_first(cells):
+    for (model, dim, _, prior), group in _best_first(cells):
         name = f"{prior} ({group[0]['components']})" if "components" in group[0] else prior
         entries = [_entry(group, key, digits) for key, _, digits in columns]
         lines.append(
@@ -87,7 +89,7 @@ def short_table(data: str, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _best_first(cells: Cells) -> list[tuple[tuple[str, int, str], list[dict[str, Any]]]]:
+def _best_first(cells: Cells) -> list[tuple[Key, list[dict[str, Any]]]]:
     """Return the cells in the order of their mean FID."""
     return sorted(cells.items(), key=lambda item: sum(c["scores"]["fid"]["value"] for c in item[1]) / len(item[1]))
 
@@ -112,7 +114,7 @@ def table(data: str, folder: Path) -> str:
         + " | parameters | epochs | s |",
         "|---|---:|---|---:|" + "---:|" * (len(COLUMNS) + 3),
     ]
-    for (model, dim, prior), group in _best_first(cells):
+    for (model, dim, _, prior), group in _best_first(cells):
         first = group[0]
         name = f"{prior} ({first['components']})" if "components" in first else prior
         entries = [_entry(group, key, digits) for key, _, digits in COLUMNS]
@@ -127,7 +129,7 @@ def table(data: str, folder: Path) -> str:
             "| model | d | prior | " + " | ".join(evaluations) + " |",
             "|---|---:|---|" + "---:|" * len(evaluations),
         ]
-        for (model, dim, prior), found in by_steps:
+        for (model, dim, _, prior), found in by_steps:
             lines.append(f"| {model} | {dim} | {prior} | " + " | ".join(f"{found[e]:.2f}" for e in evaluations) + " |")
     particles = sorted({cell["particles"] for group in cells.values() for cell in group if "particles" in cell})
     if particles:

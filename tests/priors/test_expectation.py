@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import torch
 
@@ -45,7 +46,7 @@ def test_it_is_as_likely_as_scikit_learns():
 def test_more_rounds_are_not_less_likely():
     points = clustered(components=6)
     found = [likelihood(fit_gaussians(points, 6, 0, rounds), points) for rounds in (1, 3, 10, 40)]
-    assert all(later > earlier - 1e-3 for earlier, later in zip(found, found[1:], strict=False)), found
+    assert all(later > earlier - 1e-3 for earlier, later in pairwise(found)), found
 
 
 def test_gaussians_of_few_points_stay_wide():
@@ -59,7 +60,7 @@ def test_gaussians_of_few_points_stay_wide():
 def test_the_share_of_the_work_rises_to_one():
     shares = []
     GaussianMixture(3, 0).fit(clustered(), 0, shares.append)
-    assert shares == sorted(shares) and 0 < shares[0] and 0.5 < shares[-1] <= 1
+    assert shares == sorted(shares) and shares[0] > 0 and 0.5 < shares[-1] <= 1
 
 
 def test_only_lower_triangles_are_saved():
