@@ -96,7 +96,7 @@ class Study:
         self.epochs: int = options.epochs
         self.priors: list[str] = options.priors
         self.size = (f"-d{self.dim}" if self.dim else "") + (f"-e{self.epochs}" if self.epochs else "")
-        self.folder = RESULTS / "generation" / self.data
+        self.folder: Path = RESULTS / "generation" / self.data
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
         self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root))
         self.network: FeatureNetwork = load_features(default_features(self.data), None, CPU)
