@@ -21,6 +21,7 @@ COLUMNS = (
     ("nll_nats", "NLL", 2),
     ("elbo_nats", "ELBO", 2),
     ("reconstruction_fid", "FID of copies", 2),
+    ("mse", "MSE of copies", 5),
     ("probe", "probe", 3),
     ("interpolation", "way", 2),
 )
@@ -45,7 +46,7 @@ Key = tuple[str, int, int, str]  # model, latent dimensions, epochs, prior
 Cells = dict[Key, list[dict[str, Any]]]
 
 
-def _cells(folder: Path) -> Cells:
+def collected(folder: Path) -> Cells:
     """Return the finished cells by what they are of, seeds together."""
     found: Cells = {}
     for path in sorted(folder.glob("*.json")):
@@ -55,7 +56,7 @@ def _cells(folder: Path) -> Cells:
     return found
 
 
-def _entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
+def entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
     """Return a score: with the interval of its samples for one seed, with that of the mean for several."""
     scores = [cell["scores"][key] for cell in cells if key in cell["scores"]]
     if not scores:
@@ -70,7 +71,7 @@ def _entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
 
 def short_table(data: str, folder: Path) -> str:
     """Return the columns that README shows."""
-    cells = _cells(folder)
+    cells = collected(folder)
     some = next(iter(cells.values()))[0]
     columns = [column for column in COLUMNS if column[0] in SHORT]
     lines = [
@@ -82,7 +83,7 @@ def short_table(data: str, folder: Path) -> str:
     ]
     for (model, dim, _, prior), group in _best_first(cells):
         name = f"{prior} ({group[0]['components']})" if "components" in group[0] else prior
-        entries = [_entry(group, key, digits) for key, _, digits in columns]
+        entries = [entry(group, key, digits) for key, _, digits in columns]
         lines.append(
             f"| {model} | {dim or '-'} | {name} | " + " | ".join(entries) + f" | {group[0].get('epochs', '-')} |"
         )
@@ -96,7 +97,7 @@ def _best_first(cells: Cells) -> list[tuple[Key, list[dict[str, Any]]]]:
 
 def table(data: str, folder: Path) -> str:
     """Return all finished cells of an image set as Markdown, the lowest FID first."""
-    cells = _cells(folder)
+    cells = collected(folder)
     if not cells:
         return f"# {data}\n\nNo cell is finished.\n"
     some = next(iter(cells.values()))[0]
@@ -117,7 +118,7 @@ def table(data: str, folder: Path) -> str:
     for (model, dim, _, prior), group in _best_first(cells):
         first = group[0]
         name = f"{prior} ({first['components']})" if "components" in first else prior
-        entries = [_entry(group, key, digits) for key, _, digits in COLUMNS]
+        entries = [entry(group, key, digits) for key, _, digits in COLUMNS]
         entries += [str(first.get(key, "-")) for key in ("parameters", "epochs")]
         entries.append(f"{first['training_seconds']:.0f}" if "training_seconds" in first else "-")
         lines.append(f"| {model} | {dim or '-'} | {name} | {len(group)} | " + " | ".join(entries) + " |")

@@ -1,4 +1,7 @@
-"""Write README's table and the headers of the recipes from eval/results/: `python eval/publish.py`."""
+"""Write the tables of README, those of eval/results/README.md and the headers of the recipes: `python eval/publish.py`.
+
+Everything comes from the files in eval/results/ and checkpoints/.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from generation_table import short_table
+from headline import headlines, shipped
 from summary import summaries
 
 from ncode_gen.files import write_text
@@ -66,7 +70,7 @@ def write_header(path: Path, row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Replace the part of README between the two marks, and a line in each measured recipe."""
+    """Replace the part of README between the two marks, a line in each measured recipe, and the page of all results."""
     results = ROOT / "eval" / "results"
     parts = []
     for data in TITLES:
@@ -87,11 +91,11 @@ def main() -> None:
     folders = sorted(path for path in (results / "generation").glob("*") if any(path.glob("*.json")))
     parts += [short_table(folder.name, folder) for folder in folders]
     parts += summaries(results)
+    write_text(results / "README.md", "# Results of the studies\n\n" + "\n\n".join(parts) + "\n")
     path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    before, rest = text.split(START)
+    before, rest = path.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
-    body = "\n\n".join(parts)
+    body = f"{headlines(results)}\n\n{shipped(ROOT / 'checkpoints')}"
     write_text(path, f"{before}{START}\n\n{body}\n\n{END}{after}")
 
 

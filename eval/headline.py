@@ -1,0 +1,147 @@
+"""README's short tables: the shipped models, and N-CODE beside what it is to replace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from generation_table import collected, entry
+from intervals import interval
+
+__all__ = ["headlines", "shipped"]
+
+Row = dict[str, Any]
+
+
+def _score(found: Row, key: str, digits: int, sign: int = 1) -> str:
+    score = found["scores"].get(key)
+    if score is None:
+        return "-"
+    return f"{sign * score['value']:.{digits}f} ± {(score['high'] - score['low']) / 2:.{digits}f}"
+
+
+def shipped(checkpoints: Path) -> str:
+    """Return the table of the models in checkpoints/, from their evaluations."""
+    lines = [
+        "| checkpoint | FID | coverage | NLL (nats) | -ELBO (nats) | trained in | MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    features = {}
+    for folder in sorted(checkpoints.iterdir()):
+        if not (folder / "evaluation.json").exists():
+            continue
+        found = json.loads((folder / "evaluation.json").read_text())
+        epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        protocol = found["protocol"]
+        features[protocol["data"]] = protocol["features"]["name"]
+        size = (folder / "weights.safetensors").stat().st_size / 1e6
+        cells = [_score(found, "fid", 1), _score(found, "coverage", 3), _score(found, "nll_nats", 2)]
+        cells += [_score(found, "elbo_nats", 2, -1), _time(sum(row["seconds"] for row in epochs)), f"{size:.1f}"]
+        lines.append(f"| [{folder.name}](checkpoints/{folder.name}) | {' | '.join(cells)} |")
+    named = ", ".join(f"{network} for {data}" for data, network in features.items())
+    lines += [
+        "",
+        f"10,000 samples against the whole test set, 95 % intervals; features: {named}. Likelihoods with the number "
+        "of particles and the refined solver that each card names. Trained on one or two threads of a CPU.",
+    ]
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _generation(results: Path) -> Iterable[tuple[str, str, str]]:
+    """Yield the best N-CODE cell of each image set beside pythae's RAE of its latent size."""
+    for data, title in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
+        cells = collected(results / "generation" / data)
+        own = {key: group for key, group in cells.items() if key[0].startswith("ncode") and len(group[0]["scores"])}
+        best = min(own, key=lambda key: sum(c["scores"]["fid"]["value"] for c in own[key]) / len(own[key]))
+        peers = [group for key, group in cells.items() if key[0] == "pythae RAE_L2" and key[3] == "mixture10"]
+        same = [group for group in peers if group[0]["dim"] == best[1]]
+        floor = entry(cells["floor", 0, 0, "train"], "fid", 2)
+        yield (
+            f"{title}: FID of 10,000 samples, {best[1]} latent dimensions",
+            f"**{entry(own[best], 'fid', 2)}** ({best[0]}, prior {best[3]})",
+            (f"pythae's RAE-L2 with 10 Gaussians {entry(same[0], 'fid', 2)}; " if same else "")
+            + f"training against test images {floor}",
+        )
+
+
+def _likelihood(results: Path) -> Iterable[tuple[str, str, str]]:
+    rows = {row["model"]: row for row in json.loads((results / "mnist.json").read_text())["rows"]}
+    for own, peer in (("ncode-open", "vae"), ("ncode-open-mixture", "vae-mixture")):
+        prior = "a fitted mixture" if "mixture" in own else "N(0, I)"
+        ours, theirs = (_score(rows[name], "nll_nats", 2) for name in (own, peer))
+        yield (
+            f"MNIST: NLL in nats, small networks, prior {prior}",
+            f"**{ours}** ({own})",
+            f"VAE of the same networks {theirs}",
+        )
+
+
+def _expressivity(results: Path) -> Iterable[tuple[str, str, str]]:
+    cells = json.loads((results / "expressivity.json").read_text())
+
+    def seeds(task: str, model: str) -> list[Row]:
+        return [row for name, row in cells.items() if name.startswith(f"{task}/{model}/")]
+
+    shown = []
+    for model in ("N-CODE open", "NODE"):
+        errors = [row["mse"] for row in seeds("mirror 2-D", model)]
+        shown.append(f"{median(errors):.0e}, {sum(e < 1e-3 for e in errors)} of {len(errors)} seeds below 1e-3")
+    yield "reflection x -> -x in the plane: mean square error", f"**{shown[0]}**", f"NODE {shown[1]}"
+    shown = []
+    for model in ("N-CODE open", "NODE"):
+        rows = seeds("annuli 2-D", model)
+        good = sum(row["accuracy"] >= 0.995 for row in rows)
+        nfe = sum(row["nfe"] for row in rows) / len(rows)
+        accuracy = median(row["accuracy"] for row in rows)
+        shown.append(f"{accuracy:.1%}, {good} of {len(rows)} seeds above 99.5 %, NFE {nfe:.0f}")
+    yield "annuli: accuracy of a linear read-out", f"**{shown[0]}**", f"NODE {shown[1]}"
+
+
+def _supervised(results: Path) -> Iterable[tuple[str, str, str]]:
+    cells = json.loads((results / "classification.json").read_text())
+    for data, title in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
+        found = {}
+        for model in ("NODE", "ANODE", "N-CODE open", "N-CODE closed", "gamma alone"):
+            centre, half = interval(cells[f"{data}/{model}"], "accuracy")
+            found[model] = f"{100 * centre:.2f} ± {100 * half:.2f}"
+        yield (
+            f"{title}: accuracy in %, flow in 8 dimensions",
+            f"open **{found['N-CODE open']}**, closed **{found['N-CODE closed']}**",
+            f"NODE {found['NODE']}, ANODE {found['ANODE']}; gamma without a flow {found['gamma alone']}",
+        )
+
+
+def _density(results: Path) -> Iterable[tuple[str, str, str]]:
+    cells = json.loads((results / "density.json").read_text())
+    for density in ("rings", "spirals"):
+        shown = []
+        for model in ("N-CODE closed, weights", "static, two hidden layers"):
+            centre, half = interval(cells[f"{density}/{model}"], "nll")
+            shown.append(f"{centre:.2f} ± {half:.2f}")
+        yield f"{density} in the plane: NLL in nats", f"**{shown[0]}** (closed loop)", f"static flow {shown[1]}"
+
+
+def _speed(results: Path) -> Iterable[tuple[str, str, str]]:
+    found = json.loads((results / "speed.json").read_text())
+    rows = [row["both"] for row in found["rows"] if row["batch"] == 256]
+    ratios = [[row[name] / row["ncode_gen"] for row in rows] for name in ("torchdiffeq rk4", "odeint_adjoint rk4")]
+    yield (
+        f"speed: forward and backward, batch 256, {found['threads']} CPU threads, {len(rows)} sizes",
+        f"**{min(ratios[0]):.0f} to {max(ratios[0]):.0f}** and **{min(ratios[1]):.0f} to {max(ratios[1]):.0f} times**",
+        "torchdiffeq's rk4, and its odeint_adjoint",
+    )
+
+
+def headlines(results: Path) -> str:
+    """Return a row for each claim, from the studies' results."""
+    lines = ["| | N-CODE | beside it |", "|---|---|---|"]
+    for make in (_generation, _likelihood, _expressivity, _supervised, _density, _speed):
+        lines += [f"| {what} | {own} | {other} |" for what, own, other in make(results)]
+    return "\n".join(lines)
