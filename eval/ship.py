@@ -1,6 +1,7 @@
 """Copy a finished and scored run into checkpoints/, with a card: `python eval/ship.py runs/mnist-ncode-open`.
 
-The line of the recipe's header that says what was measured is written too.
+The line of the recipe's header that says what was measured is written too. `--half` rounds the weights to float16, for
+a file of half the size, and scores and draws the rounded model anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import dataclasses
 import datetime
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from publish import write_header
@@ -17,6 +20,7 @@ from publish import write_header
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_text
 from ncode_gen.recipe import Recipe
+from ncode_gen.run import load_run, save_weights
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 8 * 2**20
@@ -24,8 +28,8 @@ FILES = ("recipe.toml", "weights.safetensors", "evaluation.json", "environment.j
 UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "psnr": "dB"}
 
 
-def card(run: Path, recipe: Recipe) -> str:
-    """Return the card of a run as Markdown."""
+def card(run: Path, recipe: Recipe, *, half: bool) -> str:
+    """Return the card of a run, its weights rounded or not, as Markdown."""
     result = json.loads((run / "evaluation.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -51,6 +55,8 @@ def card(run: Path, recipe: Recipe) -> str:
             f"{solver['moved_nats']:.3f} nats at the last doubling; {solver['coarse']} would flatter "
             f"the NLL by {solver['nll_gap_nats']:.3f} |"
         )
+    if half:
+        lines.append("| weights | rounded to float16; scored so |")
     features = f"{protocol['features']['name']}, n={protocol['n']}, test"
     lines += ["", f"Features: {features}. Intervals: {protocol['interval']}.", "", "| score | value | 95 % interval |"]
     lines.append("|---|---:|---:|")
@@ -70,16 +76,29 @@ def public_recipe(recipe: Recipe) -> Path:
     return path
 
 
+def round_run(run: Path, target: Path, recipe: Recipe) -> None:
+    """Write a run's weights in float16, then score and draw what these give, on as many images as the run was."""
+    epochs = len((run / "metrics.jsonl").read_text().splitlines())
+    save_weights(target, load_run(run), recipe, epochs, half=True)
+    protocol = json.loads((run / "evaluation.json").read_text())["protocol"]
+    common = ["--data.root", recipe.data.root, "--seed", str(protocol["seed"])]
+    counts = ["--n", str(protocol["n"]), "--particles", str(protocol["particles"])]
+    subprocess.run([sys.executable, "-m", "ncode_gen.evaluate", str(target), *counts, *common], check=True)
+    subprocess.run([sys.executable, "-m", "ncode_gen.gallery", str(target), *common], check=True)
+
+
 def main() -> None:
     """Copy the run and write its card."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    run = parser.parse_args().run
+    parser.add_argument("--half", action="store_true", help="round the weights to float16")
+    options = parser.parse_args()
+    run: Path = options.run
     for name in FILES:
         if not (run / name).is_file():
             raise UserError(f"{run} holds no {name}; train and evaluate it first")
-    if (run / "weights.safetensors").stat().st_size > LARGEST:
-        raise UserError(f"the weights of {run} are larger than {LARGEST} bytes, too large to ship")
+    if not options.half and (run / "weights.safetensors").stat().st_size > LARGEST:
+        raise UserError(f"the weights of {run} are larger than {LARGEST} bytes; ship them with --half")
     recipe = Recipe.load(run / "recipe.toml")
     source = public_recipe(recipe)
     target = ROOT / "checkpoints" / recipe.name
@@ -87,9 +106,12 @@ def main() -> None:
     for name in FILES:
         shutil.copyfile(run / name, target / name)
     shutil.copytree(run / "gallery", target / "gallery", dirs_exist_ok=True)
-    text = card(run, recipe)
+    if options.half:
+        round_run(run, target, recipe)
+    (target / "gallery" / "report.html").unlink(missing_ok=True)  # large, and made by one command
+    text = card(target, recipe, half=options.half)
     write_text(target / "README.md", text)
-    result = json.loads((run / "evaluation.json").read_text())
+    result = json.loads((target / "evaluation.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     write_header(source, result | {"training_seconds": sum(row["seconds"] for row in rows)})
     print(text)

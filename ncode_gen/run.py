@@ -134,9 +134,26 @@ def find_run(name: str | Path) -> Path:
     return found
 
 
-def save_weights(folder: Path, model: LatentModel, recipe: Recipe, epochs: int) -> None:
-    """Write the model's weights, with the shape of its images, its recipe and its epochs, into a run folder."""
-    write_weights(folder / WEIGHTS, model.state_dict(), model.shape, recipe.to_toml(), epochs)
+def save_weights(folder: Path, model: LatentModel, recipe: Recipe, epochs: int, *, half: bool = False) -> None:
+    """Write the model's weights, with the shape of its images, its recipe and its epochs, into a run folder.
+
+    Args:
+        folder: run folder.
+        model: the model.
+        recipe: its recipe.
+        epochs: how many epochs it was trained.
+        half: whether to round numbers to float16, for a file of half the size; models always calculate in float32.
+
+    Raises:
+        UserError: the folder cannot be written, or a number is too large for float16.
+    """
+    tensors = model.state_dict()
+    if half:
+        tensors = {name: value.half() if value.dtype == torch.float32 else value for name, value in tensors.items()}
+        for name, value in tensors.items():
+            if not bool(value.isfinite().all()):
+                raise UserError(f"{name} holds a number too large for float16; keep the weights in float32")
+    write_weights(folder / WEIGHTS, tensors, model.shape, recipe.to_toml(), epochs)
 
 
 def load_recipe(folder: Path) -> Recipe:

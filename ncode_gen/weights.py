@@ -30,7 +30,7 @@ __all__ = ["StoredWeights", "open_weights", "write_weights"]
 FORMAT = "ncode_gen 1"
 HASHED = ("format", "shape", "epochs", "recipe")
 LARGEST_SIDE = 8192
-TYPES = {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
+TYPES = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64, "BOOL": torch.bool}
 
 
 def _bound(recipe: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def write_weights(
 
     Args:
         path: the file.
-        tensors: the weights by name; float32, int64 or bool.
+        tensors: the weights by name; float32, float16, int64 or bool.
         shape: (C, H, W) of the images.
         recipe: TOML text of the recipe.
         epochs: how many epochs they were trained.

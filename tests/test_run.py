@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 import ncode_gen
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_atomically
-from ncode_gen.run import find_run, load_run, push, resolve_device, weights_digest
+from ncode_gen.run import find_run, load_recipe, load_run, push, resolve_device, save_weights, weights_digest
 from ncode_gen.weights import write_weights
 
 
@@ -42,6 +42,19 @@ def test_loading_gives_the_weights_that_were_saved(trained):
     for key, value in load_run(trained).state_dict().items():
         assert torch.equal(value, tensors[key])
     assert len(weights_digest(trained)) == 16
+
+
+def test_weights_rounded_to_half_precision_take_half_the_bytes(copied):
+    before, size = load_run(copied), (copied / "weights.safetensors").stat().st_size
+    save_weights(copied, before, load_recipe(copied), 2, half=True)
+    after = load_run(copied)
+    assert (copied / "weights.safetensors").stat().st_size < 0.7 * size
+    for key, value in after.state_dict().items():
+        assert value.dtype == before.state_dict()[key].dtype
+        torch.testing.assert_close(value, before.state_dict()[key], atol=1e-7, rtol=1e-3)
+    before.state_dict()["posterior.base.bias"].fill_(1e6)
+    with pytest.raises(UserError, match=r"posterior\.base\.bias holds a number too large for float16"):
+        save_weights(copied, before, load_recipe(copied), 2, half=True)
 
 
 def spoil_truncated(folder):
