@@ -13,7 +13,7 @@ __all__ = ["Gaussians", "fit_gaussians"]
 
 RIDGE = 1e-5
 STRENGTH = 0.1
-LEAST_GAIN = 1e-3  # nats a point; scikit-learn's `tol`
+LEAST_GAIN = 1e-4  # nats a point and dimension
 FAINT = 1e-5  # responsibilities below it are left out
 ROWS = 1 << 22  # numbers of the largest intermediate result
 
@@ -98,7 +98,7 @@ def fit_gaussians(
         points: (n, d), at least as many as components.
         components: number of Gaussians K.
         seed: seed of the clusters.
-        rounds: rounds at most; fewer, once a round gains less than 0.001 nats a point.
+        rounds: rounds at most; fewer, once a round gains less than 0.0001 nats a point and dimension.
         progress: called with the share of the rounds that is done.
 
     Returns:
@@ -113,7 +113,7 @@ def fit_gaussians(
         total = torch.logsumexp(joint, 1, keepdim=True)
         gain, before = float(total.double().mean()) - before, float(total.double().mean())
         progress((done + 1) / rounds)
-        if gain < LEAST_GAIN:
+        if gain < LEAST_GAIN * points.shape[1]:
             break
         found = _maximise(double, joint.sub_(total).exp_())
     return found
