@@ -49,7 +49,7 @@ def main() -> None:
         f"# Mixtures of Gaussians on the latents of {run.name}",
         "",
         f"`python eval/mixtures.py {options.run}`: {len(rest)} latents of {latents.shape[1]} dimensions, {len(held)} "
-        f"held out; {ROUNDS} rounds at most; {torch.get_num_threads()} threads of a CPU. Nats a latent that was held out.",
+        f"held out; {ROUNDS} rounds at most; {torch.get_num_threads()} threads of a CPU. Nats a held-out latent.",
         "",
         "| Gaussians | ours, nats | scikit-learn, nats | ours, s | scikit-learn, s | times faster |",
         "|---:|---:|---:|---:|---:|---:|",
