@@ -138,7 +138,9 @@ class TrainingStep:
     def _random_inputs(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
         model, count = self.model, len(images) * self.workers.count
-        uniform = self.workers.part(torch.rand(count, *images.shape[1:], generator=generator)).to(images.device)
+        uniform = None
+        if not model.posterior.deterministic:  # an autoencoder learns from the images that it will be shown
+            uniform = self.workers.part(torch.rand(count, *images.shape[1:], generator=generator)).to(images.device)
         target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
         particles = self.recipe.objective.particles
         noise = self.workers.part(torch.randn(count, particles, model.dim, generator=generator)).to(images.device)

@@ -21,18 +21,21 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         outputs: decoder channels for each image channel.
         levels: number of values that a target pixel can take, to turn nats into bits per dimension.
-        noisy: whether `target` uses its random numbers.
         protocol: how images become targets, in words.
     """
 
     outputs: int
     levels: int
-    noisy: bool
     protocol: str
 
     @abstractmethod
-    def target(self, images: Tensor, uniform: Tensor) -> Tensor:
-        """Turn images (n, C, H, W) in [0, 1] into what is scored, with uniform numbers of the same shape."""
+    def target(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """Turn images (n, C, H, W) in [0, 1] into what is scored.
+
+        Args:
+            images: the images.
+            uniform: uniform numbers of their shape; without them the result is the mean target of each image.
+        """
 
     @abstractmethod
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
@@ -46,15 +49,15 @@ class Likelihood(nn.Module, ABC):
 class Bernoulli(Likelihood):
     """Pixels on or off, with logits from the decoder; targets are dynamically binarised images."""
 
-    outputs, levels, noisy = 1, 2, True
+    outputs, levels = 1, 2
     protocol = "dynamically binarised"
 
-    def target(self, images: Tensor, uniform: Tensor) -> Tensor:
+    def target(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Switch each pixel on with its own grey value as the probability."""
-        return (uniform < images).to(images.dtype)
+        return images if uniform is None else (uniform < images).to(images.dtype)
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the log-probability of 0/1 targets."""
+        """Return the log-probability of 0/1 targets; of a mean target, its expectation."""
         return (output * target - nn.functional.softplus(output)).flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
@@ -69,16 +72,16 @@ class Gaussian(Likelihood):
     width 1 / 256 of its bin (Theis et al., "A note on the evaluation of generative models", ICLR 2016).
     """
 
-    outputs, levels, noisy = 1, 256, True
+    outputs, levels = 1, 256
     protocol = "256 levels, uniformly dequantised"
 
     def __init__(self) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-1.5))
 
-    def target(self, images: Tensor, uniform: Tensor) -> Tensor:
+    def target(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Spread each level over its bin: (255 u + uniform) / 256."""
-        return (255 * images + uniform) / 256
+        return (255 * images + (0.5 if uniform is None else uniform)) / 256
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
         """Return a lower bound on the log-probability of the levels."""
@@ -97,10 +100,10 @@ class DiscretisedLogistic(Likelihood):
     Source: Salimans et al., "PixelCNN++", ICLR 2017, equation 2, with one component.
     """
 
-    outputs, levels, noisy = 2, 256, False
+    outputs, levels = 2, 256
     protocol = "256 levels"
 
-    def target(self, images: Tensor, uniform: Tensor) -> Tensor:
+    def target(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Return the images as they are."""
         return images
 

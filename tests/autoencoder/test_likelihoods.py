@@ -28,6 +28,13 @@ def test_dynamic_binarisation_keeps_the_mean():
     assert target.mean().item() == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(), DiscretisedLogistic()])
+def test_the_mean_target_is_the_mean_of_the_targets(likelihood):
+    images = (torch.arange(6) / 5).view(1, 1, 2, 3)
+    drawn = likelihood.target(images.expand(20000, 1, 2, 3), torch.rand(20000, 1, 2, 3))
+    torch.testing.assert_close(drawn.mean(0, keepdim=True), likelihood.target(images), atol=0.02, rtol=0)
+
+
 def test_the_gaussian_is_a_density_over_bins():
     likelihood = Gaussian().double()
     x = torch.linspace(-3, 4, 20001, dtype=torch.float64).view(-1, 1, 1, 1)
