@@ -49,6 +49,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
         ("objective.kinetic", not (bound and moved), 'objective.kind = "elbo" and a flow'),
         ("objective.latent_penalty", objective != "autoencoder", 'objective.kind = "autoencoder"'),
         ("objective.decoder_penalty", bound, 'objective.kind = "autoencoder" or "wae"'),
+        ("objective.noisy_targets", bound, 'objective.kind = "autoencoder" or "wae"'),
         ("objective.discrepancy", objective != "wae", 'objective.kind = "wae"'),
         (
             "prior.components",

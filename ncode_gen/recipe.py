@@ -156,6 +156,8 @@ class ObjectiveRecipe:
     """Weight of the squared norm of the decoder's weights (autoencoder, wae), the L2 of RAE-L2."""
     discrepancy: float = 100.0
     """Weight of the maximum mean discrepancy between latents and N(0, I) (wae)."""
+    noisy_targets: bool = False
+    """Whether to learn from noisy images, binarised or dequantised, instead of the images (autoencoder, wae)."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class TrainingStep:
         """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
         model, count = self.model, len(images) * self.workers.count
         uniform = None
-        if not model.posterior.deterministic:  # an autoencoder learns from the images that it will be shown
+        if self.recipe.objective.kind == "elbo" or self.recipe.objective.noisy_targets:
             uniform = self.workers.part(torch.rand(count, *images.shape[1:], generator=generator)).to(images.device)
         target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
         particles = self.recipe.objective.particles
