@@ -48,3 +48,12 @@ def test_a_contact_sheet_holds_the_pictures_in_rows(generation_table, tmp_path):
     images = torch.rand(5, 1, 4, 6)
     generation_table.contact_sheet(images, tmp_path / "new" / "sheet.png", columns=3)
     assert Image.open(tmp_path / "new" / "sheet.png").size == (18, 8)
+
+
+def test_readme_shows_what_the_results_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    from headline import headlines, shipped
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert headlines(ROOT / "eval" / "results") in text, "run python eval/publish.py"
+    assert shipped(ROOT / "checkpoints") in text, "run python eval/publish.py"
