@@ -248,7 +248,7 @@ class Study:
 def main() -> None:
     """Run the cells that are not done, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=("mnist", "fashion-mnist"))
+    parser.add_argument("data", choices=("digits", "mnist", "fashion-mnist"))
     parser.add_argument("--models", nargs="*", default=[*AUTOENCODERS, *VARIATIONAL, *FLAGSHIPS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--root", default="data", help="folder of the image sets")

@@ -102,6 +102,7 @@ NOT_NEGATIVE = (
     *("objective.decoder_penalty", "objective.discrepancy", "training.decay", "training.clip"),
 )
 LONGEST_NAME = 200
+MOST_MASKED = 2**27
 
 
 def _value(recipe: Recipe, key: str) -> Any:
@@ -143,6 +144,14 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
         raise UserError(f"{source}: data.root must be the name of a folder, got {recipe.data.root!r}")
 
 
+def _masked_weights(recipe: Recipe) -> int:
+    """Return the number of weights of an inverse autoregressive posterior, which are allocated to be counted."""
+    width, layers, dim = recipe.flow.hidden, recipe.flow.layers, recipe.latent.dim
+    between = max(layers - 1, 0) * width**2
+    ends = (dim + recipe.encoder.features) * (width if layers else 2 * dim) + 2 * dim * width * (layers > 0)
+    return recipe.flow.steps * (between + ends)
+
+
 def _check_pairs(recipe: Recipe, source: str) -> None:
     bound = recipe.objective.kind == "elbo"
     for wrong, reason in (
@@ -159,6 +168,11 @@ def _check_pairs(recipe: Recipe, source: str) -> None:
             not bound and recipe.flow.loop == "iaf",
             f'flow.loop = "iaf" is a random posterior, which objective.kind = "{recipe.objective.kind}" has no use '
             'for; use "none", "static", "open" or "closed"',
+        ),
+        (
+            recipe.flow.loop == "iaf" and _masked_weights(recipe) > MOST_MASKED,
+            f'flow.loop = "iaf" would have {_masked_weights(recipe):,} weights, more than {MOST_MASKED:,}; lower '
+            "flow.hidden, flow.layers or flow.steps",
         ),
         (
             recipe.objective.kind == "autoencoder" and recipe.prior.kind == "normal",

@@ -26,6 +26,8 @@ def test_every_set_has_every_model():
     expected = {f"{s}/{k}.toml" for s in SETS for k in KINDS} | {
         "mnist/vae-mixture.toml",
         "mnist/ncode-open-mixture.toml",
+        "digits/ffjord.toml",
+        "digits/iaf.toml",
     }
     expected |= {f"{s}/{k}.toml" for s in ("mnist", "fashion-mnist") for k in COMPARED}
     assert {str(path.relative_to(ROOT / "models")) for path in MODELS} == expected
@@ -175,6 +177,7 @@ def test_what_has_no_effect_is_refused(section, key, value, word):
     [
         ({"flow": FlowRecipe(augment=2)}, "flow.augment"),
         ({"flow": FlowRecipe(loop="iaf"), "objective": ObjectiveRecipe("autoencoder")}, "iaf"),
+        ({"flow": FlowRecipe(loop="iaf", hidden=2**20)}, r'"iaf" would have [\d,]+ weights'),
         ({"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("flow", joint=True)}, "prior.joint"),
         ({"objective": ObjectiveRecipe(particles=4, free_nats=2.0)}, "free_nats"),
     ],

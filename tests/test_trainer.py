@@ -56,6 +56,8 @@ def test_training_lowers_the_loss(tmp_path):
         {"flow": FlowRecipe(method="torchdiffeq:rk4", steps=2, hidden=8)},
         {"prior": PriorRecipe("mixture", 2)},
         {"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("mixture", 2)},
+        {"objective": ObjectiveRecipe("autoencoder", noisy_targets=True), "prior": PriorRecipe("mixture", 2)},
+        {"flow": FlowRecipe(loop="iaf", hidden=8, layers=1, steps=2)},
         {"training": {"precision": "bf16", "clip": 0.0, "ema": 0.0, "warmup": 0.0}},
     ],
     ids=str,

@@ -36,11 +36,14 @@ class AutoregressivePosterior(ControlledPosterior):
             raise UserError(
                 'flow.loop = "iaf" needs the library zuko: pip install "ncode_gen[zuko]", or choose another loop'
             ) from None
-        orders = (torch.arange(dim), torch.arange(dim).flip(0))
-        self.transforms = nn.ModuleList(
-            MaskedAutoregressiveTransform(dim, features, order=orders[i % 2], hidden_features=hidden)
-            for i in range(transforms)
-        )
+        # zuko finds its masks from numbers, which a model that is only described, on the meta device, does not have.
+        with torch.device("cpu"):
+            orders = (torch.arange(dim), torch.arange(dim).flip(0))
+            self.transforms = nn.ModuleList(
+                MaskedAutoregressiveTransform(dim, features, order=orders[i % 2], hidden_features=hidden)
+                for i in range(transforms)
+            )
+        self.transforms.to(self.base.weight.device)
 
     def _transform(self, x: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Move points (n, K, d); return them and log |det| of the moves, (n, K)."""
