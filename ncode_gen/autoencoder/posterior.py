@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..control import ControlledODE, FlowSolution
+from ..control.controllers import ControlHead
 
 __all__ = ["ControlledPosterior", "Draws", "LearnedStart", "Posterior", "SolverChoice", "gaussian_log_prob"]
 
@@ -138,6 +139,10 @@ class LearnedStart(Posterior):
         controlled = flow is not None and flow.controller.conditional
         self.point = nn.Parameter(torch.randn(dim)) if controlled else None
         self.linear = None if controlled else nn.Linear(features, dim)
+        # From one point the identity would give all images one code, and the decoder nothing to learn from.
+        for head in flow.controller.modules() if flow is not None and controlled else ():
+            if isinstance(head, ControlHead):
+                head.tell_apart()
 
     def start(self, features: Tensor) -> Tensor:
         """Return the start of each sample, (n, d): the learned point, or a linear map of its features."""

@@ -220,6 +220,12 @@ class ControlHead(nn.Linear):
             self.weight.normal_(0.0, spread / features**0.5)
             self.weight *= (initial != 0).unsqueeze(1)
 
+    @torch.no_grad()
+    def tell_apart(self) -> None:
+        """Draw the part of the map that starts at zero too, so that flows move samples apart from the first step."""
+        still = (self.weight == 0).all(1, keepdim=True)
+        self.weight += still * torch.randn_like(self.weight) / self.in_features**0.5
+
 
 class StateGamma(nn.Module):
     """Gamma(c, x, t) of an algebraic closed loop: a multilayer perceptron of condition, state and time.

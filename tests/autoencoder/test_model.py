@@ -191,3 +191,13 @@ def test_particles_are_a_mean_over_weights():
     torch.testing.assert_close(terms.importance_bound, by_hand, atol=1e-3, rtol=1e-4)
     assert bool((terms.elbo <= terms.importance_bound).all())
     assert math.isfinite(terms.elbo.sum())
+
+
+@pytest.mark.parametrize("control", ["all", "last", "low-rank", "gains"])
+@pytest.mark.parametrize("loop", ["open", "closed"])
+def test_a_fresh_autoencoder_gives_each_image_a_code_of_its_own(loop, control):
+    torch.manual_seed(0)
+    sections = {"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("mixture", 2)}
+    model = build_model(small(FlowRecipe(loop=loop, hidden=8, control=control), **sections), (1, 8, 8)).eval()
+    spread = model.encode(torch.rand(50, 1, 8, 8)).std(0)
+    assert float(spread.min()) > 1e-3, spread
