@@ -48,6 +48,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
         ("objective.free_nats", not bound, 'objective.kind = "elbo"'),
         ("objective.kinetic", not (bound and moved), 'objective.kind = "elbo" and a flow'),
         ("objective.latent_penalty", objective != "autoencoder", 'objective.kind = "autoencoder"'),
+        ("objective.latent_noise", objective != "autoencoder", 'objective.kind = "autoencoder"'),
         ("objective.decoder_penalty", bound, 'objective.kind = "autoencoder" or "wae"'),
         ("objective.noisy_targets", bound, 'objective.kind = "autoencoder" or "wae"'),
         ("objective.discrepancy", objective != "wae", 'objective.kind = "wae"'),
@@ -99,7 +100,8 @@ RANGES = {
 }
 NOT_NEGATIVE = (
     *("objective.beta", "objective.free_nats", "objective.kinetic", "objective.latent_penalty"),
-    *("objective.decoder_penalty", "objective.discrepancy", "training.decay", "training.clip"),
+    *("objective.latent_noise", "objective.decoder_penalty", "objective.discrepancy"),
+    *("training.decay", "training.clip"),
 )
 LONGEST_NAME = 200
 MOST_MASKED = 2**27

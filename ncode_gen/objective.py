@@ -41,7 +41,8 @@ def make_loss(model: LatentModel, recipe: Recipe) -> Loss:
         return _negative_bound(model, recipe)
 
     def autoencoding(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        log_likelihood, latents = model.autoencoding(target, SolverChoice(grid=grid))
+        jitter = objective.latent_noise * noise[:, 0] if objective.latent_noise else None
+        log_likelihood, latents = model.autoencoding(target, SolverChoice(grid=grid), jitter)
         fit = -log_likelihood.mean()
         if objective.kind == "wae":
             loss = fit + objective.discrepancy * discrepancy(latents, noise[:, 0])

@@ -152,6 +152,9 @@ class ObjectiveRecipe:
     """Weight of the integral of |dx/dt|^2 along the posterior's flow, for paths that are easy to solve."""
     latent_penalty: float = 0.05
     """Weight of half the squared norm of the latent (autoencoder)."""
+    latent_noise: float = 0.0
+    """Standard deviation of what is added to the latent in training, so that near latents decode alike
+    (autoencoder); against `latent_penalty` it sets how fine the code is, as a posterior of fixed variance would."""
     decoder_penalty: float = 0.0
     """Weight of the squared norm of the decoder's weights (autoencoder, wae), the L2 of RAE-L2."""
     discrepancy: float = 100.0

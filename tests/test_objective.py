@@ -56,6 +56,15 @@ def test_the_decoders_penalty_is_its_squared_norm():
     assert loss == pytest.approx(plain + 0.5 * squares, rel=1e-4)
 
 
+def test_latent_noise_moves_what_is_decoded():
+    prior = PriorRecipe("mixture")
+    loss, fit, model, noise = loss_of(ObjectiveRecipe("autoencoder", latent_noise=9.0, latent_penalty=0.0), prior=prior)
+    latents = model.encode(IMAGES)
+    expected = -model.likelihood.log_prob(model.output(latents + 9 * noise[:, 0]), IMAGES).mean().item()
+    assert loss == fit == pytest.approx(expected, rel=1e-5)
+    assert fit != pytest.approx(-model.likelihood.log_prob(model.output(latents), IMAGES).mean().item(), rel=1e-4)
+
+
 def test_wae_weighs_the_discrepancy():
     none = FlowRecipe(loop="none")
     prior = PriorRecipe("normal")

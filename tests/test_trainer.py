@@ -57,6 +57,7 @@ def test_training_lowers_the_loss(tmp_path):
         {"prior": PriorRecipe("mixture", 2)},
         {"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("mixture", 2)},
         {"objective": ObjectiveRecipe("autoencoder", noisy_targets=True), "prior": PriorRecipe("mixture", 2)},
+        {"objective": ObjectiveRecipe("autoencoder", latent_noise=0.3), "prior": PriorRecipe("mixture", 2)},
         {"flow": FlowRecipe(loop="iaf", hidden=8, layers=1, steps=2)},
         {"training": {"precision": "bf16", "clip": 0.0, "ema": 0.0, "warmup": 0.0}},
     ],

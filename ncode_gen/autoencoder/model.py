@@ -149,11 +149,20 @@ class LatentModel(nn.Module):
         log_prior = self.prior.log_prob(draws.latents, steps=solver.steps, grid=solver.grid)
         return Terms(fit, log_prior, draws.log_prob, draws.energy)
 
-    def autoencoding(self, target: Tensor, solver: SolverChoice | None = None) -> tuple[Tensor, Tensor]:
-        """Return log p(u | z) in nats (n,) and the latents z (n, d) of the deterministic autoencoder."""
+    def autoencoding(
+        self, target: Tensor, solver: SolverChoice | None = None, jitter: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return log p(u | z + jitter) in nats (n,) and the latents z (n, d) of the deterministic autoencoder.
+
+        Args:
+            target: what is encoded and scored, (n, C, H, W).
+            solver: how to solve the flow, where it differs from the recipe.
+            jitter: what is added to the latents before they are decoded, (n, d); nothing if None.
+        """
         assert isinstance(self.posterior, LearnedStart)
         latents = self.posterior(self.features(target), solver)
-        return self.likelihood.log_prob(self.output(latents), target), latents
+        output = self.output(latents if jitter is None else latents + jitter)
+        return self.likelihood.log_prob(output, target), latents
 
     def _checked(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
