@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from intervals import interval
 from PIL import Image
 from torch import Tensor
 
@@ -26,7 +26,6 @@ COLUMNS = (
     ("interpolation", "way", 2),
 )
 SHORT = ("fid", "kid", "recall", "coverage", "nll_nats", "elbo_nats", "reconstruction_fid")
-STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 def contact_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
@@ -64,8 +63,7 @@ def entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
     if len(scores) == 1:
         value, half = scores[0]["value"], (scores[0]["high"] - scores[0]["low"]) / 2
     else:
-        values = torch.tensor([score["value"] for score in scores], dtype=torch.float64)
-        value, half = float(values.mean()), STUDENT_95[len(values)] * float(values.std()) / math.sqrt(len(values))
+        value, half = interval(scores, "value")
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 

@@ -50,6 +50,12 @@ def shipped(checkpoints: Path) -> str:
     return "\n".join(lines)
 
 
+def _mean(cell: Any, key: str, unit: float = 1.0) -> str:
+    """Return the mean over a cell's seeds with its interval, in the given unit."""
+    centre, half = interval(cell, key)
+    return f"{centre / unit:.2f} ± {half / unit:.2f}"
+
+
 def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
@@ -107,10 +113,8 @@ def _expressivity(results: Path) -> Iterable[tuple[str, str, str]]:
 def _supervised(results: Path) -> Iterable[tuple[str, str, str]]:
     cells = json.loads((results / "classification.json").read_text())
     for data, title in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
-        found = {}
-        for model in ("NODE", "ANODE", "N-CODE open", "N-CODE closed", "gamma alone"):
-            centre, half = interval(cells[f"{data}/{model}"], "accuracy")
-            found[model] = f"{100 * centre:.2f} ± {100 * half:.2f}"
+        models = ("NODE", "ANODE", "N-CODE open", "N-CODE closed", "gamma alone")
+        found = {model: _mean(cells[f"{data}/{model}"], "accuracy", unit=0.01) for model in models}
         yield (
             f"{title}: accuracy in %, flow in 8 dimensions",
             f"open **{found['N-CODE open']}**, closed **{found['N-CODE closed']}**",
@@ -121,11 +125,9 @@ def _supervised(results: Path) -> Iterable[tuple[str, str, str]]:
 def _density(results: Path) -> Iterable[tuple[str, str, str]]:
     cells = json.loads((results / "density.json").read_text())
     for density in ("rings", "spirals"):
-        shown = []
-        for model in ("N-CODE closed, weights", "static, two hidden layers"):
-            centre, half = interval(cells[f"{density}/{model}"], "nll")
-            shown.append(f"{centre:.2f} ± {half:.2f}")
-        yield f"{density} in the plane: NLL in nats", f"**{shown[0]}** (closed loop)", f"static flow {shown[1]}"
+        closed = _mean(cells[f"{density}/N-CODE closed, weights"], "nll")
+        static = _mean(cells[f"{density}/static, two hidden layers"], "nll")
+        yield f"{density} in the plane: NLL in nats", f"**{closed}** (closed loop)", f"static flow {static}"
 
 
 def _speed(results: Path) -> Iterable[tuple[str, str, str]]:
