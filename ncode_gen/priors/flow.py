@@ -18,6 +18,7 @@ from .normal import Prior, standard_normal_log_prob
 __all__ = ["FlowPrior"]
 
 BATCH, RATE, DECAY, LIMIT = 256, 1e-3, 0.999, 10.0
+POOL = 64  # batches whose starts are drawn at a time: a mixture draws many far faster than few
 
 
 class FlowPrior(Prior):
@@ -128,7 +129,6 @@ class FlowPrior(Prior):
             raise UserError(f"{len(latents)} latents cannot fit a flow prior; use more images")
         if not bool(torch.isfinite(latents).all()):
             raise UserError("a latent is not finite, so no prior can be fitted; train with a lower training.rate")
-        device = self.centre.device
         latents = latents.detach().float().cpu()
         self.centre.copy_(latents.mean(0))
         self.scale.copy_(latents.std(0).clamp_min(1e-4))
@@ -140,11 +140,15 @@ class FlowPrior(Prior):
         average = [parameter.detach().clone() for parameter in parameters]
         optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
         generator = torch.Generator().manual_seed(seed)
+        size = min(BATCH, len(white))
+        pool: tuple[Tensor, ...] = ()
         with torch.enable_grad():
             for update in range(self.updates):
+                if update % POOL == 0:
+                    pool = self.base.sample(POOL * size, generator).cpu().split(size)
                 for group in optimiser.param_groups:
                     group["lr"] = RATE * min(1.0, update / 100) * 0.5 * (1 + math.cos(math.pi * update / self.updates))
-                loss = self._matching(trained, white, generator, device)
+                loss = self._matching(trained, pool[update % POOL], white, generator)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, LIMIT)
@@ -158,14 +162,13 @@ class FlowPrior(Prior):
         self.fitted.fill_(True)
         self.refresh()
 
-    def _matching(self, flow: ControlledODE, white: Tensor, generator: torch.Generator, device: torch.device) -> Tensor:
+    def _matching(self, flow: ControlledODE, starts: Tensor, white: Tensor, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch: the squared distance of the field from the velocity of straight lines."""
-        size = min(BATCH, len(white))
-        ends = white[torch.randint(len(white), (size,), generator=generator)]
-        draws = self.base.sample(size, generator).cpu()
-        rows, columns = linear_sum_assignment(torch.cdist(draws, ends).square().numpy())
-        start, end = draws[rows].to(device), ends[columns].to(device)
-        t = torch.rand(size, generator=generator).to(device)
+        device = self.centre.device
+        ends = white[torch.randint(len(white), (len(starts),), generator=generator)]
+        rows, columns = linear_sum_assignment(torch.cdist(starts, ends).square().numpy())
+        start, end = starts[rows].to(device), ends[columns].to(device)
+        t = torch.rand(len(starts), generator=generator).to(device)
         point = start + t.unsqueeze(1) * (end - start)
         field = flow.controller.steer(flow.field, point)
         velocity = field.velocity(t, point.unsqueeze(1)).squeeze(1)

@@ -100,9 +100,14 @@ class GaussianMixture(Prior):
         if self.standard:
             return torch.randn(n, self.dim, generator=generator).to(self.means.device)
         chosen = torch.multinomial(self.log_weights.exp().cpu(), n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.dim, 1, generator=generator).to(self.means.device)
-        chosen = chosen.to(self.means.device)
-        return self.means[chosen] + (self.gaussians.cholesky[chosen] @ noise).squeeze(-1)
+        noise = torch.randn(n, self.dim, generator=generator).to(self.means.device)
+        # A product for each Gaussian, not for each draw: no factor is copied.
+        order = chosen.argsort()
+        groups = noise[order.to(noise.device)].split(chosen.bincount(minlength=self.components).tolist())
+        moved = torch.cat([rows @ factor.T for rows, factor in zip(groups, self.gaussians.cholesky, strict=True)])
+        drawn = torch.empty_like(moved)
+        drawn[order.to(noise.device)] = moved
+        return self.means[chosen.to(noise.device)] + drawn
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
         """Fit the mixture to latents (n, d) by expectation-maximisation, on the CPU.
