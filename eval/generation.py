@@ -6,10 +6,11 @@ test images, and, where the posterior is a distribution, ELBO and importance-wei
 The autoencoders share encoder, decoder, latent size and epochs; so do the models scored by likelihood, but for the
 flagship (its row says what it has). Reference rows: training against test images, reconstructions, a single Gaussian.
 
-`--dim` takes another latent size for all, `--epochs` another length of training; each makes cells of its own.
-`--priors` leaves the other priors out. A finished cell is a file in eval/results/generation/DATA/ and is not run again.
-`--models` and `--seeds` choose cells, so that several processes can share the work; `--peers PYTHON` names a Python
-that has pythae (see pythae_peer.py) and adds that package's own models; `--table` runs nothing. Writes
+`--dim` takes another latent size for all, `--epochs` another length of training, `--limit` fewer training images; each
+makes cells of its own. `--priors` leaves the other priors out. For a folder of pictures, in colour, `--root` names it,
+and `--features efficientnet-lite0` needs no download. A finished cell is a file in eval/results/generation/DATA/ and is
+not run again. `--models` and `--seeds` choose cells, so that several processes can share the work; `--peers PYTHON`
+names a Python that has pythae (see pythae_peer.py) and adds that package's own models; `--table` runs nothing. Writes
 eval/results/generation-DATA.md and contact sheets.
 """
 
@@ -36,6 +37,7 @@ from ncode_gen.autoencoder import LatentModel
 from ncode_gen.data import Splits, TensorImages, load_data
 from ncode_gen.files import write_json, write_text
 from ncode_gen.metrics import (
+    FEATURES,
     FeatureNetwork,
     Score,
     compare_features,
@@ -94,12 +96,14 @@ class Study:
         self.particles: int = options.particles
         self.dim: int = options.dim
         self.epochs: int = options.epochs
+        self.limit: int = options.limit
         self.priors: list[str] = options.priors
-        self.size = (f"-d{self.dim}" if self.dim else "") + (f"-e{self.epochs}" if self.epochs else "")
+        changed = {"d": self.dim, "e": self.epochs, "n": self.limit}
+        self.size = "".join(f"-{key}{value}" for key, value in changed.items() if value)
         self.folder: Path = RESULTS / "generation" / self.data
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
-        self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root))
-        self.network: FeatureNetwork = load_features(default_features(self.data), None, CPU)
+        self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root, limit=self.limit))
+        self.network: FeatureNetwork = load_features(options.features or default_features(self.data), None, CPU)
         self.real = self.network.of(self.splits.test.batches(250))
 
     def cell(self, name: str) -> Path:
@@ -109,7 +113,8 @@ class Study:
     def write(self, name: str, **found: Any) -> None:
         """Write a cell."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        common = {"features": self.network.name, "samples": SAMPLES, "test_images": len(self.real)}
+        common: dict[str, Any] = {"features": self.network.name, "samples": SAMPLES, "test_images": len(self.real)}
+        common |= {"training_images": len(self.splits.train)}
         write_json(self.cell(name), common | {"torch": torch.__version__, "threads": torch.get_num_threads()} | found)
         print("finished", name, flush=True)
 
@@ -128,6 +133,7 @@ class Study:
             begin = [str(source), "--out", str(run), "--seed", str(seed)]
             begin += ["--latent.dim", str(self.dim)] if self.dim else []
             begin += ["--training.epochs", str(self.epochs)] if self.epochs else []
+            begin += ["--data.limit", str(self.limit)] if self.limit else []
             arguments = ["--resume", str(run)] if (run / "state").exists() else begin
             command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
             subprocess.run(command, cwd=ROOT, check=True)
@@ -248,13 +254,15 @@ class Study:
 def main() -> None:
     """Run the cells that are not done, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=("digits", "mnist", "fashion-mnist"))
+    parser.add_argument("data", choices=("digits", "mnist", "fashion-mnist", "folder"))
     parser.add_argument("--models", nargs="*", default=[*AUTOENCODERS, *VARIATIONAL, *FLAGSHIPS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--root", default="data", help="folder of the image sets")
+    parser.add_argument("--root", default="data", help="folder of the image sets, or of the pictures")
     parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")
     parser.add_argument("--dim", type=int, default=0, help="latent dimensions, instead of the recipes'")
     parser.add_argument("--epochs", type=int, default=0, help="epochs of training, instead of the recipes'")
+    parser.add_argument("--limit", type=int, default=0, help="training images; 0 for all")
+    parser.add_argument("--features", choices=FEATURES, help="feature network, instead of the set's usual one")
     parser.add_argument("--priors", nargs="*", choices=PRIORS, default=[], help="only these of a model's priors")
     parser.add_argument("--peers", help="a Python that has pythae")
     parser.add_argument("--peer-models", nargs="*", choices=PEERS, default=PEERS)

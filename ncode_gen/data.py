@@ -268,13 +268,26 @@ def _folder(recipe: DataRecipe, workers: int) -> Splits:
     root = Path(recipe.root)
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; name the folder of pictures with --data.root")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    if len(paths) < 4:
-        raise UserError(
-            f"{root} holds {len(paths)} pictures, at least 4 are needed; known endings are {', '.join(EXTENSIONS)}"
-        )
-    train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
+    parts = [root / "train", root / "test"]
+    if all(part.is_dir() for part in parts):
+        found = [_pictures(part, least) for part, least in zip(parts, (2, 1), strict=True)]
+        paths = found[0] + found[1]
+        train, test = torch.arange(len(paths)).split([len(some) for some in found])
+    else:
+        paths = _pictures(root, 4)
+        train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
     return _streams(paths, train, test, recipe.size or FOLDER_SIZE, recipe, workers)
+
+
+def _pictures(folder: Path, least: int) -> list[Path]:
+    """Return the pictures below a folder, in the order of their paths."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    if len(paths) < least:
+        raise UserError(
+            f"{folder} holds {len(paths)} pictures, at least {least} are needed; known endings are "
+            f"{', '.join(EXTENSIONS)}"
+        )
+    return paths
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class DataRecipe:
     name: Literal["digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "celeba", "folder"] = "digits"
     """Image set; "folder" takes any folder of pictures, named by --data.root."""
     root: str = "data"
-    """Folder that holds (or will hold) the downloaded set, or the folder of pictures itself."""
+    """Folder that holds (or will hold) the downloaded set, or the folder of pictures itself; where that has folders
+    train and test, these are the split."""
     size: int = 0
     """Side to which pictures are resized and cropped, in pixels; 0 keeps the set's own (32 for a folder)."""
     grey: bool = False
@@ -46,7 +47,7 @@ class DataRecipe:
     validation: float = 0.05
     """Share of the training images that is held out to watch training."""
     test: float = 0.15
-    """Share of all images held out for scores, in sets without a test split of their own (digits, folder)."""
+    """Share of all images held out for scores, in sets without a test split of their own (digits, most folders)."""
     split_seed: int = 0
     """Seed of the splits."""
     limit: int = 0

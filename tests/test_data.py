@@ -42,6 +42,24 @@ def test_a_folder_of_mixed_pictures_becomes_one_tensor(pictures):
     assert load_data(DataRecipe(name="folder", root=str(pictures), grey=True), workers=0).train.shape == (1, 32, 32)
 
 
+def test_folders_train_and_test_are_the_split(tmp_path):
+    for part, count in (("train", 9), ("test", 3), ("elsewhere", 5)):
+        (tmp_path / part / "deep").mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), {"train": "red", "test": "lime", "elsewhere": "blue"}[part]).save(
+                tmp_path / part / "deep" / f"{i}.png"
+            )
+    splits = load_data(DataRecipe(name="folder", root=str(tmp_path), size=8, validation=0.2), workers=0)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (7, 2, 3)
+    for images, channel in ((splits.train, 0), (splits.validation, 0), (splits.test, 1)):
+        means = torch.cat(list(images.batches(9))).mean((0, 2, 3))
+        assert means.argmax() == channel and means.sum() == 1
+    for path in (tmp_path / "test" / "deep").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="test holds 0 pictures"):
+        load_data(DataRecipe(name="folder", root=str(tmp_path)), workers=0)
+
+
 def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(pictures, monkeypatch):
     recipe = DataRecipe(name="folder", root=str(pictures), size=16)
     held = load_data(recipe, workers=0)
