@@ -273,10 +273,24 @@ def _folder(recipe: DataRecipe, workers: int) -> Splits:
         found = [_pictures(part, least) for part, least in zip(parts, (2, 1), strict=True)]
         paths = found[0] + found[1]
         train, test = torch.arange(len(paths)).split([len(some) for some in found])
+        labels = _classes(parts, found)
     else:
-        paths = _pictures(root, 4)
+        paths, labels = _pictures(root, 4), None
         train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
-    return _streams(paths, train, test, recipe.size or FOLDER_SIZE, recipe, workers)
+    # Not in the order of their paths: the first pictures of a part stand for all, also where folders are classes.
+    generator = torch.Generator().manual_seed(recipe.split_seed)
+    train, test = (part[torch.randperm(len(part), generator=generator)] for part in (train, test))
+    return _streams(paths, train, test, recipe.size or FOLDER_SIZE, recipe, workers, labels)
+
+
+def _classes(parts: list[Path], found: list[list[Path]]) -> Tensor | None:
+    """Return the class of each picture, (n,), if all are in class folders, the same ones in both parts."""
+    names = [[path.relative_to(part).parts for path in some] for part, some in zip(parts, found, strict=True)]
+    known = [sorted({name[0] for name in some if len(name) > 1}) for some in names]
+    if known[0] != known[1] or len(known[0]) < 2 or any(len(name) < 2 for some in names for name in some):
+        return None
+    number = {name: i for i, name in enumerate(known[0])}
+    return torch.tensor([number[name[0]] for some in names for name in some])
 
 
 def _pictures(folder: Path, least: int) -> list[Path]:
@@ -302,15 +316,29 @@ class _Files:
         return read_picture(self.paths[index], self.side, grey=self.grey)
 
 
-def _streams(paths: list[Path], train: Tensor, test: Tensor, side: int, recipe: DataRecipe, workers: int) -> Splits:
-    """Split pictures in files; sets that fit in memory are read once, larger ones are streamed."""
+def _streams(
+    paths: list[Path],
+    train: Tensor,
+    test: Tensor,
+    side: int,
+    recipe: DataRecipe,
+    workers: int,
+    labels: Tensor | None = None,
+) -> Splits:
+    """Split pictures in files; sets that fit in memory are read once, larger ones are streamed, without labels."""
     read = _Files(paths, side, recipe.grey)
     shape = (1 if recipe.grey else 3, side, side)
     train, validation = _held_out(train, recipe)
     parts = [FolderImages(read, order, shape, workers) for order in (train, validation, test)]
     if len(paths) * shape[0] * side * side > IN_MEMORY:
         return Splits(*parts)
-    held = [TensorImages(torch.cat([(255 * b).round().byte() for b in part.batches(256)])) for part in parts]
+    held = [
+        TensorImages(
+            torch.cat([(255 * batch).round().byte() for batch in part.batches(256)]),
+            None if labels is None else labels[part.order],
+        )
+        for part in parts
+    ]
     return Splits(*held)
 
 

@@ -31,8 +31,8 @@ class Options:
     n: int = 10000
     """Number of samples that are scored against the test images."""
     features: str = ""
-    """Feature network: digits-classifier, mnist-classifier, fashion-classifier, inception or efficientnet-lite0; the
-    image set's own if not given."""
+    """Feature network: digits-classifier, mnist-classifier, fashion-classifier, cifar10-classifier (32 x 32, colour),
+    inception or efficientnet-lite0; the image set's own if not given."""
     features_path: Path | None = None
     """File with the feature network's weights, on machines without a network."""
     particles: int = 128

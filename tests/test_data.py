@@ -54,10 +54,26 @@ def test_folders_train_and_test_are_the_split(tmp_path):
     for images, channel in ((splits.train, 0), (splits.validation, 0), (splits.test, 1)):
         means = torch.cat(list(images.batches(9))).mean((0, 2, 3))
         assert means.argmax() == channel and means.sum() == 1
+    assert splits.train.labels is None  # one folder is no class
     for path in (tmp_path / "test" / "deep").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="test holds 0 pictures"):
         load_data(DataRecipe(name="folder", root=str(tmp_path)), workers=0)
+
+
+def test_class_folders_give_labels_and_no_order(tmp_path):
+    for part, count in (("train", 20), ("test", 10)):
+        for name, colour in (("a", "red"), ("b", "lime")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), colour).save(tmp_path / part / name / f"{i}.png")
+    splits = load_data(DataRecipe(name="folder", root=str(tmp_path), size=8, limit=16), workers=0)
+    for images in (splits.train, splits.test):
+        means = torch.cat(list(images.batches(50))).mean((2, 3))
+        assert torch.equal(means[:, :2].argmax(1), images.labels)
+        assert len(images.labels[:10].unique()) == 2
+    (tmp_path / "test" / "a").rename(tmp_path / "test" / "c")
+    assert load_data(DataRecipe(name="folder", root=str(tmp_path), size=8), workers=0).test.labels is None
 
 
 def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(pictures, monkeypatch):

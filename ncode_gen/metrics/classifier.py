@@ -11,18 +11,19 @@ class SmallClassifier(nn.Module):
     """Convolutions with batch normalisation, 64 features, and a linear read-out.
 
     Args:
-        side: height and width of the images, which have one channel.
+        side: height and width of the images.
         classes: number of classes.
         width: channels of the first convolution.
+        colours: channels C of the images.
     """
 
     FEATURES = 64
 
-    def __init__(self, side: int, classes: int, width: int = 32) -> None:
+    def __init__(self, side: int, classes: int, width: int = 32, colours: int = 1) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.colours = side, colours
         layers: list[nn.Module] = []
-        channels, out = 1, width
+        channels, out = colours, width
         while side > 4:
             layers += [
                 nn.Conv2d(channels, out, 3, padding=1, bias=False),
@@ -36,7 +37,7 @@ class SmallClassifier(nn.Module):
         self.head = nn.Linear(self.FEATURES, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the last hidden layer, (n, 64), of images (n, 1, side, side) in [0, 1]."""
+        """Return the last hidden layer, (n, 64), of images (n, C, side, side) in [0, 1]."""
         features: Tensor = self.hidden(self.body(images))
         return features
 

@@ -18,7 +18,12 @@ from .classifier import SmallClassifier
 
 __all__ = ["FEATURES", "FeatureNetwork", "default_features", "load_features"]
 
-CLASSIFIERS = {"digits-classifier": (8, 10), "mnist-classifier": (28, 10), "fashion-classifier": (28, 10)}
+CLASSIFIERS = {  # side, classes, width, colours
+    "digits-classifier": (8, 10, 32, 1),
+    "mnist-classifier": (28, 10, 32, 1),
+    "fashion-classifier": (28, 10, 32, 1),
+    "cifar10-classifier": (32, 10, 64, 3),
+}
 FEATURES = (*CLASSIFIERS, "inception", "efficientnet-lite0")
 DEFAULTS = {"digits": "digits-classifier", "mnist": "mnist-classifier", "fashion-mnist": "fashion-classifier"}
 
@@ -58,19 +63,23 @@ class ClassifierFeatures(FeatureNetwork):
 
     def __init__(self, name: str, path: Path, device: torch.device) -> None:
         self.name, self.size, self.device = name, SmallClassifier.FEATURES, device
-        side, classes = CLASSIFIERS[name]
-        network = SmallClassifier(side, classes)
+        network = SmallClassifier(*CLASSIFIERS[name])
         try:
             network.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError, OSError) as error:
             raise UserError(f"{path} does not hold the weights of {name} ({str(error).splitlines()[0]})") from None
-        self.network, self.side, self.digest = network.to(device).eval(), side, _digest(path)
+        self.network, self.digest = network.to(device).eval(), _digest(path)
 
     def batch(self, images: Tensor) -> Tensor:
-        """Return features of 8-bit images; colour is averaged, other sizes are resized."""
-        pixels = images.to(self.device).float().mean(1, keepdim=True) / 255
-        if pixels.shape[-2:] != (self.side, self.side):
-            pixels = nn.functional.interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)
+        """Return features of 8-bit images; colour is averaged or grey repeated as needed, other sizes are resized."""
+        pixels = images.to(self.device).float() / 255
+        if self.network.colours == 1:
+            pixels = pixels.mean(1, keepdim=True)
+        elif pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, self.network.colours, -1, -1)
+        side = (self.network.side, self.network.side)
+        if pixels.shape[-2:] != side:
+            pixels = nn.functional.interpolate(pixels, side, mode="bilinear", antialias=True)
         return self.network.features(pixels)
 
 

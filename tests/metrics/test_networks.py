@@ -16,6 +16,14 @@ def test_a_shipped_classifier_sees_images_of_any_size_and_colour(name):
     assert torch.isfinite(features).all()
 
 
+def test_a_colour_classifier_sees_colour():
+    network = load_features("cifar10-classifier", None, CPU)
+    images = torch.rand(2, 3, 32, 32)
+    assert not torch.allclose(network.of([images]), network.of([images.flip(1)]), atol=1e-3)
+    grey = images[:, :1]
+    assert torch.equal(network.of([grey]), network.of([grey.expand(-1, 3, -1, -1)]))
+
+
 def test_features_do_not_depend_on_the_batch():
     network = load_features("digits-classifier", None, CPU)
     images = torch.rand(10, 1, 8, 8)
