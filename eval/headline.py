@@ -89,6 +89,18 @@ def _likelihood(results: Path) -> Iterable[tuple[str, str, str]]:
         )
 
 
+def _posteriors(results: Path) -> Iterable[tuple[str, str, str]]:
+    """Yield the posteriors that were trained with equal networks, epochs and prior."""
+    cells = {key: group for key, group in collected(results / "generation" / "mnist").items() if key[3] == "own"}
+    if not cells:
+        return
+    epochs = {key[2] for key in cells}.pop()
+    shown = {key[0]: f"{entry(group, 'nll_nats', 2)}" for key, group in cells.items() if key[2] == epochs}
+    own = ", ".join(f"{name} **{score}**" for name, score in shown.items() if name.startswith("ncode"))
+    others = ", ".join(f"{name} {score}" for name, score in shown.items() if not name.startswith("ncode"))
+    yield f"MNIST: NLL in nats, small networks, prior N(0, I), {epochs} epochs for all", own, others
+
+
 def _expressivity(results: Path) -> Iterable[tuple[str, str, str]]:
     cells = json.loads((results / "expressivity.json").read_text())
 
@@ -144,6 +156,6 @@ def _speed(results: Path) -> Iterable[tuple[str, str, str]]:
 def headlines(results: Path) -> str:
     """Return a row for each claim, from the studies' results."""
     lines = ["| | N-CODE | beside it |", "|---|---|---|"]
-    for make in (_generation, _likelihood, _expressivity, _supervised, _density, _speed):
+    for make in (_generation, _likelihood, _posteriors, _expressivity, _supervised, _density, _speed):
         lines += [f"| {what} | {own} | {other} |" for what, own, other in make(results)]
     return "\n".join(lines)
