@@ -67,14 +67,19 @@ def entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
+def _learnt(cell: dict[str, Any]) -> str:
+    """Return how many images the models learned from, where a cell says it."""
+    return f", {cell['training_images']} training images" if "training_images" in cell else ""
+
+
 def short_table(data: str, folder: Path) -> str:
     """Return the columns that README shows."""
     cells = collected(folder)
     some = next(iter(cells.values()))[0]
     columns = [column for column in COLUMNS if column[0] in SHORT]
     lines = [
-        f"**{data}, all models in one harness** (`python eval/generation.py {data}`; FID and KID[{some['features']}, "
-        f"n={some['samples']}, test]; 95 % intervals; the full table is in `eval/results/generation-{data}.md`):",
+        f"**{data}, all models in one harness** (`python eval/generation.py {data}`{_learnt(some)}; "
+        f"FID and KID[{some['features']}, n={some['samples']}, test]; 95 % intervals; the full table is in `eval/results/generation-{data}.md`):",
         "",
         "| model | d | prior | " + " | ".join(title for _, title, _ in columns) + " | epochs |",
         "|---|---:|---|" + "---:|" * (len(columns) + 1),
@@ -102,8 +107,8 @@ def table(data: str, folder: Path) -> str:
     lines = [
         f"# Generation: {data}",
         "",
-        f"FID and KID[{some['features']}, n={some['samples']}, test], {some['test_images']} test images; encode grey "
-        "images, decode means. One seed: 95 % interval of the samples; several: 95 % interval of the mean over seeds. "
+        f"FID and KID[{some['features']}, n={some['samples']}, test], {some['test_images']} test images{_learnt(some)}; "
+        "encode grey images, decode means. One seed: 95 % interval of the samples; several: 95 % interval of the mean over seeds. "
         'NLL and ELBO in nats, refined solver. "way": length of the decoded line between two images over the straight '
         'one, in feature space. "probe": accuracy of a logistic regression on the latents. Times on '
         "one or two threads of a CPU, with another job beside.",

@@ -55,6 +55,7 @@ def train(name: str, root: str) -> None:
     torch.manual_seed(SEED)
     pictures = DATA[name] == "folder"
     shown = f"{JPEG}, a lossy copy of CIFAR-10" if pictures else DATA[name]
+    split = "folders train and test" if pictures else "default split of `ncode_gen.data`"
     splits = load_data(DataRecipe(name=DATA[name], root=f"{root}/{JPEG}" if pictures else root))
     train_set, test_set = splits.train, splits.test
     assert isinstance(train_set, TensorImages) and isinstance(test_set, TensorImages)
@@ -84,7 +85,7 @@ A convolutional classifier of {shown}; its last hidden layer ({SmallClassifier.F
 
 | | |
 |---|---|
-| data | {shown}, default split of `ncode_gen.data`, {len(train_set)} training images |
+| data | {shown}, {split}, {len(train_set)} training images |
 | recipe | {EPOCHS[name]} epochs, batch {BATCH}, AdamW {RATE}, cosine, shifts of one pixel; {parameters} parameters |
 | seed | {SEED} |
 | command | `python eval/train_features.py {name}` |
