@@ -79,7 +79,8 @@ def short_table(data: str, folder: Path) -> str:
     columns = [column for column in COLUMNS if column[0] in SHORT]
     lines = [
         f"**{data}, all models in one harness** (`python eval/generation.py {data}`{_learnt(some)}; "
-        f"FID and KID[{some['features']}, n={some['samples']}, test]; 95 % intervals; the full table is in `eval/results/generation-{data}.md`):",
+        f"FID and KID[{some['features']}, n={some['samples']}, test]; 95 % intervals; the full table is in "
+        f"`eval/results/generation-{data}.md`):",
         "",
         "| model | d | prior | " + " | ".join(title for _, title, _ in columns) + " | epochs |",
         "|---|---:|---|" + "---:|" * (len(columns) + 1),
@@ -107,8 +108,9 @@ def table(data: str, folder: Path) -> str:
     lines = [
         f"# Generation: {data}",
         "",
-        f"FID and KID[{some['features']}, n={some['samples']}, test], {some['test_images']} test images{_learnt(some)}; "
-        "encode grey images, decode means. One seed: 95 % interval of the samples; several: 95 % interval of the mean over seeds. "
+        f"FID and KID[{some['features']}, n={some['samples']}, test], {some['test_images']} test images"
+        f"{_learnt(some)}; encode images as they are, decode means. One seed: 95 % interval of the samples; several: 95 % "
+        "interval of the mean over seeds. "
         'NLL and ELBO in nats, refined solver. "way": length of the decoded line between two images over the straight '
         'one, in feature space. "probe": accuracy of a logistic regression on the latents. Times on '
         "one or two threads of a CPU, with another job beside.",
