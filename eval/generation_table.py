@@ -109,8 +109,8 @@ def table(data: str, folder: Path) -> str:
         f"# Generation: {data}",
         "",
         f"FID and KID[{some['features']}, n={some['samples']}, test], {some['test_images']} test images"
-        f"{_learnt(some)}; encode images as they are, decode means. One seed: 95 % interval of the samples; several: 95 % "
-        "interval of the mean over seeds. "
+        f"{_learnt(some)}; encode images as they are, decode means. One seed: 95 % interval of the samples; "
+        "several: 95 % interval of the mean over seeds. "
         'NLL and ELBO in nats, refined solver. "way": length of the decoded line between two images over the straight '
         'one, in feature space. "probe": accuracy of a logistic regression on the latents. Times on '
         "one or two threads of a CPU, with another job beside.",
