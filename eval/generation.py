@@ -160,7 +160,7 @@ class Study:
             "encoder": recipe.encoder.kind,
             "decoder": recipe.decoder.kind,
             "dim": recipe.latent.dim,
-            "recipe": recipe.to_toml(),
+            "recipe": dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root="data")).to_toml(),
         }
         latent_scores = self.latents(model)
         for prior in wanted:
