@@ -94,7 +94,7 @@ def _posteriors(results: Path) -> Iterable[tuple[str, str, str]]:
     cells = {key: group for key, group in collected(results / "generation" / "mnist").items() if key[3] == "own"}
     if not cells:
         return
-    epochs = {key[2] for key in cells}.pop()
+    epochs = max(key[2] for key in cells)
     shown = {key[0]: f"{entry(group, 'nll_nats', 2)}" for key, group in cells.items() if key[2] == epochs}
     own = ", ".join(f"{name} **{score}**" for name, score in shown.items() if name.startswith("ncode"))
     others = ", ".join(f"{name} {score}" for name, score in shown.items() if not name.startswith("ncode"))
