@@ -178,8 +178,8 @@ class PriorRecipe:
     """Hidden layers of the flow's field; for one, as a joint flow needs, its density is in closed form and so fast."""
     steps: int = 4
     """Steps of Runge-Kutta 4 between noise and latents."""
-    updates: int = 10000
-    """Updates of flow matching, after the autoencoder's training."""
+    updates: int = 4000
+    """Updates of flow matching, of 1,024 latents each, after the autoencoder's training."""
     joint: bool = False
     """Whether the flow is trained together with the autoencoder, by the same bound, instead of afterwards."""
 

@@ -7,18 +7,17 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..control import ControlledODE, LogDet, MLPField, Solver, StaticController
 from ..errors import UserError
+from .coupling import coupled_batches
 from .mixture import GaussianMixture
 from .normal import Prior, standard_normal_log_prob
 
 __all__ = ["FlowPrior"]
 
-BATCH, RATE, DECAY, LIMIT = 256, 1e-3, 0.999, 10.0
-POOL = 64  # batches whose starts are drawn at a time: a mixture draws many far faster than few
+BATCH, RATE, DECAY, LIMIT = 1024, 1e-3, 0.999, 10.0
 
 
 class FlowPrior(Prior):
@@ -26,8 +25,8 @@ class FlowPrior(Prior):
 
     After an autoencoder's training, `fit` first fits a Gaussian mixture to the latents, the base, and then trains the
     flow, which starts as the identity, by conditional flow matching: along straight lines from draws of the base to
-    latents, paired within a batch by optimal transport, the field learns their velocity. No solve is needed for that,
-    and the paths are short and nearly straight, so that few steps sample well. Or it is trained together with the
+    latents of the same Gaussian, paired by optimal transport (`coupling`), the field learns their velocity. No solve is
+    needed for that, and the paths are short and nearly straight, so that few steps sample well. Or it is trained together with the
     autoencoder (`joint`), from N(0, I), by the bound that its density is a part of. Before `fit`, unless joint, it is
     the standard normal, at that one's cost. The log-density is exact: with one hidden layer, which suits `joint`, its
     divergence is in closed form; with more, which sample better, it takes d forward derivatives at each evaluation.
@@ -58,7 +57,7 @@ class FlowPrior(Prior):
         hidden: int = 256,
         layers: int = 3,
         steps: int = 4,
-        updates: int = 10000,
+        updates: int = 4000,
         components: int = 0,
         *,
         joint: bool = False,
@@ -140,15 +139,12 @@ class FlowPrior(Prior):
         average = [parameter.detach().clone() for parameter in parameters]
         optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
         generator = torch.Generator().manual_seed(seed)
-        size = min(BATCH, len(white))
-        pool: tuple[Tensor, ...] = ()
+        batches = coupled_batches(self.base, white, min(BATCH, len(white)), generator)
         with torch.enable_grad():
-            for update in range(self.updates):
-                if update % POOL == 0:
-                    pool = self.base.sample(POOL * size, generator).cpu().split(size)
+            for update, (starts, ends) in zip(range(self.updates), batches, strict=False):
                 for group in optimiser.param_groups:
                     group["lr"] = RATE * min(1.0, update / 100) * 0.5 * (1 + math.cos(math.pi * update / self.updates))
-                loss = self._matching(trained, pool[update % POOL], white, generator)
+                loss = self._matching(trained, starts, ends, generator)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, LIMIT)
@@ -162,13 +158,11 @@ class FlowPrior(Prior):
         self.fitted.fill_(True)
         self.refresh()
 
-    def _matching(self, flow: ControlledODE, starts: Tensor, white: Tensor, generator: torch.Generator) -> Tensor:
+    def _matching(self, flow: ControlledODE, start: Tensor, end: Tensor, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch: the squared distance of the field from the velocity of straight lines."""
         device = self.centre.device
-        ends = white[torch.randint(len(white), (len(starts),), generator=generator)]
-        rows, columns = linear_sum_assignment(torch.cdist(starts, ends).square().numpy())
-        start, end = starts[rows].to(device), ends[columns].to(device)
-        t = torch.rand(len(starts), generator=generator).to(device)
+        start, end = start.to(device), end.to(device)
+        t = torch.rand(len(start), generator=generator).to(device)
         point = start + t.unsqueeze(1) * (end - start)
         field = flow.controller.steer(flow.field, point)
         velocity = field.velocity(t, point.unsqueeze(1)).squeeze(1)

@@ -99,8 +99,13 @@ class GaussianMixture(Prior):
         """Draw latents (n, d)."""
         if self.standard:
             return torch.randn(n, self.dim, generator=generator).to(self.means.device)
-        chosen = torch.multinomial(self.log_weights.exp().cpu(), n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.dim, generator=generator).to(self.means.device)
+        return self.draw(
+            torch.multinomial(self.log_weights.exp().cpu(), n, replacement=True, generator=generator), generator
+        )
+
+    def draw(self, chosen: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a latent, shape (n, d), from each of the Gaussians of numbers `chosen`, shape (n,), on the CPU."""
+        noise = torch.randn(len(chosen), self.dim, generator=generator).to(self.means.device)
         # A product for each Gaussian, not for each draw: no factor is copied.
         order = chosen.argsort()
         groups = noise[order.to(noise.device)].split(chosen.bincount(minlength=self.components).tolist())
