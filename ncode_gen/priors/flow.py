@@ -26,10 +26,11 @@ class FlowPrior(Prior):
     After an autoencoder's training, `fit` first fits a Gaussian mixture to the latents, the base, and then trains the
     flow, which starts as the identity, by conditional flow matching: along straight lines from draws of the base to
     latents of the same Gaussian, paired by optimal transport (`coupling`), the field learns their velocity. No solve is
-    needed for that, and the paths are short and nearly straight, so that few steps sample well. Or it is trained together with the
-    autoencoder (`joint`), from N(0, I), by the bound that its density is a part of. Before `fit`, unless joint, it is
-    the standard normal, at that one's cost. The log-density is exact: with one hidden layer, which suits `joint`, its
-    divergence is in closed form; with more, which sample better, it takes d forward derivatives at each evaluation.
+    needed for that, and the paths are short and nearly straight, so that few steps sample well. Or it is trained
+    together with the autoencoder (`joint`), from N(0, I), by the bound that its density is a part of. Before `fit`,
+    unless joint, it is the standard normal, at that one's cost. The log-density is exact: with one hidden layer, which
+    suits `joint`, its divergence is in closed form; with more, which sample better, it takes d forward derivatives at
+    each evaluation.
 
     Sources: Lipman et al., "Flow matching for generative modeling", ICLR 2023; Tong et al., "Improving and generalizing
     flow-based generative models with minibatch optimal transport", TMLR 2024.
