@@ -81,10 +81,10 @@ def table(cells: dict[str, Any], epochs: int) -> str:
         "# What keeps a flow from learning its solver's error",
         "",
         f"digits, ncode-open with an N-CODE flow as prior, {epochs} epochs, RK4 x {STEPS} in training where nothing "
-        f"else is said; {SEEDS} seeds, mean and 95 % interval. NLL (K = {PARTICLES}) and -ELBO of the test images in nats "
-        "with a solver refined until both stand within 0.05 nats; flattered: how much lower NLL and -ELBO are with the "
-        "solver of training. A run whose value stands with no solver of 256 steps is lost. Command: `python "
-        "eval/safeguards.py`.",
+        f"else is said; {SEEDS} seeds, mean and 95 % interval. NLL (K = {PARTICLES}) and -ELBO of the test images in "
+        "nats with a solver refined until both stand within 0.05 nats; flattered: how much lower NLL and -ELBO are "
+        "with the solver of training. A run whose value stands with no solver of 256 steps is lost. "
+        "Command: `python eval/safeguards.py`.",
         "",
         "| safeguard | lost | NLL | -ELBO | NLL flattered by | -ELBO flattered by | training, s |",
         "|---|---:|---:|---:|---:|---:|---:|",
