@@ -52,7 +52,7 @@ from ncode_gen.metrics import (
 from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.recipe import PriorRecipe, Recipe
-from ncode_gen.run import load_run
+from ncode_gen.run import load_recipe, load_run
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
@@ -137,7 +137,7 @@ class Study:
             arguments = ["--resume", str(run)] if (run / "state").exists() else begin
             command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
             subprocess.run(command, cwd=ROOT, check=True)
-        return run, Recipe.load(run / "recipe.toml")
+        return run, load_recipe(run)
 
     def model(self, name: str, seed: int) -> None:
         """Train a model and score it with every prior."""

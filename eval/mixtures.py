@@ -18,8 +18,7 @@ from sklearn.mixture import GaussianMixture
 from ncode_gen.data import load_data
 from ncode_gen.files import write_text
 from ncode_gen.priors.expectation import fit_gaussians
-from ncode_gen.recipe import Recipe
-from ncode_gen.run import find_run, load_run
+from ncode_gen.run import find_run, load_recipe, load_run
 
 RESULT = Path(__file__).parent / "results" / "mixtures.md"
 ROUNDS, SEED = 20, 0
@@ -29,7 +28,7 @@ def latents_of(run: Path) -> torch.Tensor:
     """Return a draw of each training image's latent, (n, d), each dimension of unit scale."""
     model = load_run(run)
     generator = torch.Generator().manual_seed(SEED)
-    images = load_data(Recipe.load(run / "recipe.toml").data).train
+    images = load_data(load_recipe(run).data).train
     found = torch.cat([model.draw(batch, generator) for batch in images.batches(500)])
     return (found - found.mean(0)) / found.std(0)
 

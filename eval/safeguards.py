@@ -25,8 +25,7 @@ from intervals import interval
 from ncode_gen.data import load_data
 from ncode_gen.files import write_json, write_text
 from ncode_gen.metrics import score_likelihood
-from ncode_gen.recipe import Recipe
-from ncode_gen.run import load_run
+from ncode_gen.run import load_recipe, load_run
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "eval" / "results" / "safeguards.json"
@@ -60,7 +59,7 @@ def run(name: str, seed: int, epochs: int) -> dict[str, Any]:
         subprocess.run([sys.executable, "-m", "ncode_gen.train", *arguments], cwd=ROOT, check=True)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     cell = {"seconds": sum(row["seconds"] for row in rows), "torch": torch.__version__}
-    test = load_data(Recipe.load(folder / "recipe.toml").data).test
+    test = load_data(load_recipe(folder).data).test
     try:
         found = score_likelihood(load_run(folder), test, PARTICLES, quiet=True)
     except ValueError:  # too stiff to score: that is a result

@@ -20,7 +20,7 @@ from publish import write_header
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_text
 from ncode_gen.recipe import Recipe
-from ncode_gen.run import load_run, save_weights
+from ncode_gen.run import load_recipe, load_run, save_weights
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 8 * 2**20
@@ -99,7 +99,7 @@ def main() -> None:
             raise UserError(f"{run} holds no {name}; train and evaluate it first")
     if not options.half and (run / "weights.safetensors").stat().st_size > LARGEST:
         raise UserError(f"the weights of {run} are larger than {LARGEST} bytes; ship them with --half")
-    recipe = Recipe.load(run / "recipe.toml")
+    recipe = load_recipe(run)
     source = public_recipe(recipe)
     target = ROOT / "checkpoints" / recipe.name
     target.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import ncode_gen
 from ncode_gen.data import load_data
 from ncode_gen.figures.grids import labelled_rows
 from ncode_gen.figures.style import STYLE, save
-from ncode_gen.recipe import Recipe
+from ncode_gen.run import load_recipe
 
 ROOT = Path(__file__).parent.parent
 SHOWN = ("mnist-ncode-autoencoder", "fashion-mnist-ncode-autoencoder")
@@ -31,7 +31,7 @@ def main() -> None:
     rows, labels = [], []
     for name in SHOWN:
         folder = ROOT / "checkpoints" / name
-        recipe = Recipe.load(folder / "recipe.toml")
+        recipe = load_recipe(folder)
         test = load_data(dataclasses.replace(recipe.data, root=root)).test.first(COLUMNS)
         samples = ncode_gen.load(str(folder)).sample(ROWS * COLUMNS, torch.Generator().manual_seed(0))
         rows += [test, *samples.split(COLUMNS)]

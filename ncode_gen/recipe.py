@@ -237,8 +237,12 @@ class Recipe:
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
     @classmethod
-    def load(cls, path: str | Path) -> Recipe:
+    def load(cls, path: str | Path, *, stored: bool = False) -> Recipe:
         """Read and check a model file.
+
+        Args:
+            path: the file.
+            stored: see `parse`.
 
         Raises:
             UserError: the file is missing or no TOML, a key is unknown, a value has a wrong type or is out of range.
@@ -250,15 +254,17 @@ class Recipe:
             raise UserError(f"no model file at {path}; see the folder models/ for those that exist") from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the model file {path}: {error}") from None
-        return cls.parse(text, str(path))
+        return cls.parse(text, str(path), stored=stored)
 
     @classmethod
-    def parse(cls, text: str, source: str) -> Recipe:
+    def parse(cls, text: str, source: str, *, stored: bool = False) -> Recipe:
         """Read and check TOML text; keys that it lacks have their defaults.
 
         Args:
             text: the text.
             source: where it comes from, for messages.
+            stored: whether a run holds it, so that a version with other keys or defaults may have written it: keys
+                that have no effect are then left out, not refused.
 
         Raises:
             UserError: as for `load`.
@@ -268,8 +274,21 @@ class Recipe:
         except (ValueError, RecursionError) as error:  # Python's limits of numbers and nestings, too
             raise UserError(f"{source} is no valid TOML: {error}") from None
         recipe: Recipe = _from_mapping(cls, values, source, "")
+        if stored:
+            recipe = recipe._without_idle_keys()
         recipe.check(source)
         return recipe
+
+    def _without_idle_keys(self) -> Recipe:
+        """Return the recipe with the default of every key that has no effect in it."""
+        usual, found = Recipe(), self
+        for key, without_effect, _ in idle_keys(self):
+            section, name = key.split(".")
+            if without_effect:
+                value = getattr(getattr(usual, section), name)
+                changed = dataclasses.replace(getattr(found, section), **{name: value})
+                found = dataclasses.replace(found, **{section: changed})
+        return found
 
     def to_toml(self) -> str:
         """Return the recipe as TOML text with every key that has an effect.

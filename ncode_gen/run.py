@@ -158,7 +158,7 @@ def save_weights(folder: Path, model: LatentModel, recipe: Recipe, epochs: int, 
 
 def load_recipe(folder: Path) -> Recipe:
     """Read the recipe of a run folder."""
-    return Recipe.load(folder / RECIPE)
+    return Recipe.load(folder / RECIPE, stored=True)
 
 
 def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentModel:

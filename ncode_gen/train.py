@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
             )
         check_links(options.resume)
     if source is not None:
-        default = Options(recipe=Recipe.load(_located(source)))
+        default = Options(recipe=Recipe.load(_located(source), stored=options.resume is not None))
         options = parse(Options, "train", argv, description, default)
     recipe = options.recipe
     recipe.check("command line")

@@ -245,9 +245,11 @@ class _Loop:
         """Say what is not as it was when the state was written."""
         if state.notice:
             self.reporter.warn(state.notice)
-        changes = changed_keys(tomllib.loads(state["recipe"]), tomllib.loads(self.recipe.to_toml()))
-        for key, (before, now) in changes.items():
-            self.reporter.warn(f"going on with {key} = {now!r}; until now it was {before!r}")
+        # Keys that newer versions know have their defaults, here as there.
+        before = Recipe.parse(state["recipe"], f"the state of {self.folder}", stored=True).to_toml()
+        changes = changed_keys(tomllib.loads(before), tomllib.loads(self.recipe.to_toml()))
+        for key, (earlier, now) in changes.items():
+            self.reporter.warn(f"going on with {key} = {now!r}; until now it was {earlier!r}")
         if self.at.epoch >= self.recipe.training.epochs:
             self.reporter.tell(
                 f"all {self.at.epoch} epochs are done already; training.epochs says how many there are to be"

@@ -104,7 +104,7 @@ class StoredWeights:
             source: its file, for the message.
         """
         # Keys that newer versions know have their defaults, here as there.
-        written = Recipe.parse(self._header["recipe"], f"the header of {self.path}").to_toml()
+        written = Recipe.parse(self._header["recipe"], f"the header of {self.path}", stored=True).to_toml()
         for key, (own, other) in changed_keys(_bound(written), _bound(recipe)).items():
             raise UserError(
                 f"{self.path} belongs to another model than {source}: its {key} is {own!r}, the recipe says {other!r}; "

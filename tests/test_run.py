@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 import ncode_gen
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_atomically
+from ncode_gen.recipe import Recipe
 from ncode_gen.run import find_run, load_recipe, load_run, push, resolve_device, save_weights, weights_digest
 from ncode_gen.weights import write_weights
 
@@ -42,6 +43,17 @@ def test_loading_gives_the_weights_that_were_saved(trained):
     for key, value in load_run(trained).state_dict().items():
         assert torch.equal(value, tensors[key])
     assert len(weights_digest(trained)) == 16
+
+
+def test_a_recipe_of_another_version_is_read_without_its_idle_keys(copied):
+    path = copied / "recipe.toml"
+    text = path.read_text()
+    assert "updates" not in text  # the prior is a mixture
+    path.write_text(text.replace("[prior]\n", "[prior]\nupdates = 77\n"))
+    assert load_recipe(copied).to_toml() == text
+    assert load_run(copied).sample(3).shape == (3, 1, 8, 8)
+    with pytest.raises(UserError, match=r"prior\.updates = 77 has an effect only with"):
+        Recipe.load(path)
 
 
 def test_weights_rounded_to_half_precision_take_half_the_bytes(copied):
