@@ -14,7 +14,7 @@ from intervals import interval
 __all__ = ["headlines", "shipped"]
 
 Row = dict[str, Any]
-# Negative ELBO in nats of VAEs by their posterior, on MNIST binarised once for all: Grathwohl et al., "FFJORD", ICLR 2019, Table 3.
+# Negative ELBO in nats of VAEs by their posterior, MNIST binarised once: Grathwohl et al., "FFJORD", 2019, Table 3.
 PUBLISHED = {"FFJORD": 82.82, "Sylvester": 83.32, "IAF": 84.20, "planar": 86.06, "Gaussian": 86.55}
 
 
