@@ -113,7 +113,7 @@ def key_of(name: str, seed: int, epochs: int) -> str:
 def main() -> None:
     """Fill the table, cell by cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--table", action="store_true", help="only write the table")
     options = parser.parse_args()
     missing = {
