@@ -32,6 +32,18 @@ def test_a_coarse_solver_is_found_out():
     assert torch.cat([bound for _, bound in again]).mean().item() == pytest.approx(-scores.nll.value, abs=0.05)
 
 
+def test_random_numbers_do_not_depend_on_how_many_are_handled_at_a_time():
+    model = model_of(FlowRecipe(hidden=16))
+
+    def bounds(budget):
+        parts = list(model.bounds(IMAGES.first(40), 8, torch.Generator().manual_seed(0), budget=budget))
+        return len(parts), torch.cat([torch.stack(part) for part in parts], 1)
+
+    (few, whole), (many, pieces) = bounds(0), bounds(24)
+    assert (few, many) == (1, 14)
+    torch.testing.assert_close(pieces, whole, atol=1e-3, rtol=1e-5)
+
+
 def test_a_gentle_flow_needs_no_more_than_one_doubling():
     steps, moved = refine_steps(model_of(FlowRecipe(steps=4, hidden=16), 0.05), IMAGES.first(40), 0)
     assert steps == 8 and moved < 0.05
