@@ -3,8 +3,8 @@
 A coarse solver makes an error, and a likelihood that is found with it can be raised by making the error larger instead
 of the model better. Here the digits' ncode-open is trained with a controlled flow as prior, both flows with few steps
 of Runge-Kutta 4, and with one safeguard or another: random time grids, the exact log-determinant of the discrete step
-map, the kinetic penalty, or more steps. What is scored is the likelihood of the test images with a refined solver, and
-how far the training solver would have flattered it.
+map (slow, and so the last of each seed), the kinetic penalty, or more steps. What is scored is the likelihood of the
+test images with a refined solver, and how far the training solver would have flattered it.
 
 A finished cell is not run again. Writes eval/results/safeguards.{json,md}; runs go to runs/safeguards.
 """
@@ -32,25 +32,23 @@ RESULT = ROOT / "eval" / "results" / "safeguards.json"
 SEEDS, PARTICLES, STEPS = 3, 32, 2
 COMMON = ("--prior.kind", "flow", "--prior.joint", "--prior.layers", "1", "--prior.hidden", "128")
 EVEN, RANDOM = ("--flow.grid", "even"), ("--flow.grid", "random")
-EXACT = ("--flow.log_det_by", "steps")
 
 # Name -> steps of both flows, and what else the recipe says.
 SAFEGUARDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "none: even grid": (STEPS, EVEN),
     "random grid": (STEPS, RANDOM),
-    "log-determinant of the steps": (STEPS, (*EVEN, *EXACT)),
-    "log-determinant of the steps, random grid": (STEPS, (*RANDOM, *EXACT)),
     "kinetic penalty 0.01": (STEPS, (*EVEN, "--objective.kinetic", "0.01")),
     "kinetic penalty 0.1": (STEPS, (*EVEN, "--objective.kinetic", "0.1")),
     "three times the steps, even grid": (3 * STEPS, EVEN),
     "three times the steps, random grid": (3 * STEPS, RANDOM),
+    "log-determinant of the steps": (STEPS, (*EVEN, "--flow.log_det_by", "steps")),
 }
 
 
 def run(name: str, seed: int, epochs: int) -> dict[str, Any]:
     """Train and score one cell."""
     steps, more = SAFEGUARDS[name]
-    folder = ROOT / "runs" / "safeguards" / f"{list(SAFEGUARDS).index(name)}-{seed}-{epochs}"
+    folder = ROOT / "runs" / "safeguards" / f"{name.replace(' ', '-')}-{seed}-{epochs}"
     if not (folder / "weights.safetensors").exists():
         begin = [str(ROOT / "models" / "digits" / "ncode-open.toml"), "--out", str(folder), "--seed", str(seed)]
         begin += [*COMMON, "--flow.steps", str(steps), "--prior.steps", str(steps), *more]
@@ -80,20 +78,20 @@ def table(cells: dict[str, Any], epochs: int) -> str:
         "# What keeps a flow from learning its solver's error",
         "",
         f"digits, ncode-open with an N-CODE flow as prior, {epochs} epochs, RK4 x {STEPS} in training where nothing "
-        f"else is said; {SEEDS} seeds, mean and 95 % interval. NLL (K = {PARTICLES}) and -ELBO of the test images in "
+        f"else is said; mean and 95 % interval over seeds. NLL (K = {PARTICLES}) and -ELBO of the test images in "
         "nats with a solver refined until both stand within 0.05 nats; flattered: how much lower NLL and -ELBO are "
         "with the solver of training. A run whose value stands with no solver of 256 steps is lost. "
         "Command: `python eval/safeguards.py`.",
         "",
-        "| safeguard | lost | NLL | -ELBO | NLL flattered by | -ELBO flattered by | training, s |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| safeguard | seeds | lost | NLL | -ELBO | NLL flattered by | -ELBO flattered by | training, s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in SAFEGUARDS:
         rows = [cells[key] for seed in range(SEEDS) if (key := key_of(name, seed, epochs)) in cells]
         if not rows:
             continue
         scored = [row | {"nelbo": -row["elbo"]} for row in rows if "nll" in row]
-        shown = [f"{len(rows) - len(scored)} of {len(rows)}"]
+        shown = [str(len(rows)), str(len(rows) - len(scored))]
         for key, digits in (("nll", 2), ("nelbo", 2), ("nll_gap", 3), ("elbo_gap", 3)):
             if len(scored) > 1:
                 mean, half = interval(scored, key)
@@ -115,10 +113,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(range(SEEDS)))
     options = parser.parse_args()
     missing = {
         f"{name}, seed {seed}": (name, seed)
-        for seed in range(SEEDS)
+        for seed in options.seeds
         for name in SAFEGUARDS
         if key_of(name, seed, options.epochs) not in read()
     }
