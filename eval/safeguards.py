@@ -60,8 +60,8 @@ def run(name: str, seed: int, epochs: int) -> dict[str, Any]:
     test = load_data(load_recipe(folder).data).test
     try:
         found = score_likelihood(load_run(folder), test, PARTICLES, quiet=True)
-    except ValueError:  # too stiff to score: that is a result
-        return cell
+    except ValueError as error:  # too stiff to score: that is a result
+        return cell | {"lost": str(error)}
     flattered = {"nll_gap": found.nll_gap, "elbo_gap": found.elbo_gap, "solver": found.solver}
     return cell | {"nll": found.nll.value, "elbo": found.elbo.value} | flattered
 

@@ -275,7 +275,7 @@ class LatentModel(nn.Module):
         """
         if particles < 1:
             raise ValueError(f"the number of particles must be at least 1, got {particles}")
-        # On a CPU feature maps of more particles leave the cache: 1.6 times as slow at 4096.
+        # On a CPU the feature maps of more particles leave the cache, which is far slower.
         budget = budget or (1024 if self.device.type == "cpu" else 4096)
         for part in self._checked(images).split(max(1, budget // particles)):
             uniforms, noises = [], []
