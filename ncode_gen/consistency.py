@@ -59,6 +59,10 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
         ),
         *((f"prior.{key}", prior != "flow", 'prior.kind = "flow"') for key in ("hidden", "layers", "steps")),
         ("prior.joint", prior != "flow", 'prior.kind = "flow"'),
+        *(
+            (f"refiner.{key}", recipe.refiner.kind == "none", 'refiner.kind = "flow"')
+            for key in ("width", "blocks", "noise", "steps", "epochs", "rate")
+        ),
         ("prior.updates", prior != "flow" or recipe.prior.joint, 'prior.kind = "flow" and without prior.joint'),
     )
 
@@ -90,6 +94,10 @@ RANGES = {
     "prior.layers": (1, DEEP),
     "prior.steps": (1, MANY),
     "prior.updates": (1, 2**40),
+    "refiner.width": (1, MANY),
+    "refiner.blocks": (1, DEEP),
+    "refiner.steps": (1, MANY),
+    "refiner.epochs": (1, 2**40),
     "training.epochs": (1, 2**40),
     "training.batch": (1, 2**30),
     "training.accumulate": (1, 2**30),
@@ -133,8 +141,9 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
     ):
         if not 0 <= share < 1:
             raise UserError(f"{source}: {key} must be at least 0 and below 1, got {share}")
-    if not 0 < recipe.training.rate < float("inf"):
-        raise UserError(f"{source}: training.rate must be above 0, got {recipe.training.rate}")
+    for key in ("training.rate", "refiner.rate", "refiner.noise"):
+        if not 0 < _value(recipe, key) < float("inf"):
+            raise UserError(f"{source}: {key} must be above 0 and finite, got {_value(recipe, key)}")
     if not 0 < recipe.flow.tolerance < 1:
         raise UserError(f"{source}: flow.tolerance must be above 0 and below 1, got {recipe.flow.tolerance}")
     name = recipe.name

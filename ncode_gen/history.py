@@ -148,6 +148,6 @@ def _progress(folder: Path, recipe: Recipe, done: int, trained: int | None) -> s
         return "training"
     if (folder / WEIGHTS).exists() and trained is None:
         return "damaged"
-    if trained is not None and done >= recipe.training.epochs:
+    if trained is not None and done >= recipe.epochs:
         return "finished"
     return "stopped" if done else "begun"

@@ -14,7 +14,7 @@ from .recipe import Recipe
 
 __all__ = ["CompiledLoss", "Loss", "discrepancy", "make_loss"]
 
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Loss = Callable[..., tuple[Tensor, Tensor]]
 
 
 def discrepancy(latents: Tensor, draws: Tensor) -> Tensor:
@@ -100,14 +100,14 @@ class CompiledLoss:
         """Count calls that an earlier process made."""
         self.calls = min(self.calls + calls, self.plain_calls)
 
-    def __call__(self, target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the loss and the nats to report."""
+    def __call__(self, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss and what is reported beside it."""
         if self.calls == self.plain_calls:
             start = time.perf_counter()
             try:
                 compiled = torch.compile(self.loss, fullgraph=True, dynamic=False)
                 # Not by backward(): what waits for gradients to gather them must not see these.
-                trial = compiled(target, noise, beta, grid)[0]
+                trial = compiled(*arguments)[0]
                 torch.autograd.grad(trial, self.parameters, allow_unused=True)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -116,4 +116,4 @@ class CompiledLoss:
                 self.loss = compiled
                 self.tell(f"compiled the training step in {time.perf_counter() - start:.0f} s")
         self.calls += 1
-        return self.loss(target, noise, beta, grid)
+        return self.loss(*arguments)

@@ -60,7 +60,7 @@ class Reporter(_Shown):
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} loss {task.fields[loss]:.2f}"),
+            TextColumn("{task.completed}/{task.total} loss {task.fields[loss]}"),
             TextColumn("{task.fields[speed]:.0f} images/s, NFE {task.fields[nfe]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -68,7 +68,7 @@ class Reporter(_Shown):
             console=console,
             disable=quiet or not writes or not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=total, epoch=1, loss=float("nan"), speed=0.0, nfe=0)
+        self.task = self.bar.add_task("", total=total, epoch=1, loss="-", speed=0.0, nfe=0)
         self.start, self.first_step, self.last_line = time.monotonic(), -1, 0.0
 
     def begin(self, step: int) -> None:
@@ -110,11 +110,12 @@ class Reporter(_Shown):
             # The first steps may have paid the compiler; the speed is counted from here.
             self.start, self.first_step = now, step
         speed = (step - self.first_step) * self.batch / max(now - self.start, 1e-9)
-        self.bar.update(self.task, completed=step, epoch=epoch + 1, loss=loss, speed=speed, nfe=nfe)
+        shown = f"{loss:.2f}" if abs(loss) >= 1 else f"{loss:.5f}"
+        self.bar.update(self.task, completed=step, epoch=epoch + 1, loss=shown, speed=speed, nfe=nfe)
         if not console.is_terminal and speed > 0 and now - self.last_line > SECONDS_BETWEEN_LINES:
             left = (self.total - step) * self.batch / speed
             self.tell(
-                f"epoch {epoch + 1}, step {step}/{self.total}: loss {loss:.2f}, {speed:.0f} images/s, "
+                f"epoch {epoch + 1}, step {step}/{self.total}: loss {shown}, {speed:.0f} images/s, "
                 f"NFE {nfe}, {left:.0f} s left"
             )
             self.last_line = now
@@ -126,6 +127,8 @@ class Reporter(_Shown):
             self._draw(lambda: curves.numbers(row["step"], numbers))
         if "validation_nats" in row and console.is_terminal:
             self.tell(f"epoch {row['epoch']}: validation {row['validation_nats']:.2f} nats")
+        if "validation_matching" in row and console.is_terminal:
+            self.tell(f"epoch {row['epoch']}: validation of the refiner {row['validation_matching']:.5f}")
 
     def pictures(self, model: LatentModel, images: Images, step: int) -> None:
         """Write a grid of samples, and one of reconstructions below their originals, to TensorBoard."""

@@ -185,6 +185,27 @@ class PriorRecipe:
 
 
 @dataclass(frozen=True)
+class RefinerRecipe:
+    """The flow from the decoder's picture, with noise, to a sharp image; the latent is its control."""
+
+    kind: Literal["none", "flow"] = "none"
+    """None: samples are the decoder's pictures, which are means and so blurred; or a flow of pixels from these, which
+    is trained when encoder and decoder are."""
+    width: int = 64
+    """Channels of its U-net at the first resolution (doubled as the side is halved)."""
+    blocks: int = 1
+    """Its blocks at each resolution, on the way down and on the way up."""
+    noise: float = 0.3
+    """Standard deviation of the noise that is added to the decoder's picture, in units of [0, 1]."""
+    steps: int = 4
+    """Steps of the midpoint method between picture and image."""
+    epochs: int = 10
+    """Passes over the training images, after those of `training`."""
+    rate: float = 2e-3
+    """Peak learning rate of AdamW."""
+
+
+@dataclass(frozen=True)
 class TrainingRecipe:
     """How the weights are found."""
 
@@ -234,7 +255,13 @@ class Recipe:
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     prior: PriorRecipe = field(default_factory=PriorRecipe)
+    refiner: RefinerRecipe = field(default_factory=RefinerRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training images in all, those of the refiner included."""
+        return self.training.epochs + (self.refiner.epochs if self.refiner.kind != "none" else 0)
 
     @classmethod
     def load(cls, path: str | Path, *, stored: bool = False) -> Recipe:

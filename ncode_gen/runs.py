@@ -67,7 +67,7 @@ def _listed(records: Sequence[RunRecord]) -> Table:
         table.add_row(
             escape(str(record.folder)),
             record.progress,
-            f"{record.epochs}/{record.recipe.training.epochs}",
+            f"{record.epochs}/{record.recipe.epochs}",
             _number(record.best_validation),
             _number(record.scores.get("fid", {}).get("value")),
             _number(record.scores.get("nll_nats", {}).get("value")),
@@ -90,7 +90,7 @@ def _side_by_side(records: Sequence[RunRecord]) -> Table:
         table.add_row(key, *(escape(str(value)) for value in values))
     table.add_section()
     table.add_row("state", *(record.progress for record in records))
-    table.add_row("epoch", *(f"{record.epochs}/{record.recipe.training.epochs}" for record in records))
+    table.add_row("epoch", *(f"{record.epochs}/{record.recipe.epochs}" for record in records))
     table.add_row("time", *(_duration(record.seconds) for record in records))
     table.add_row("best validation, nats", *(_number(record.best_validation) for record in records))
     table.add_section()

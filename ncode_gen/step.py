@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from .autoencoder import LatentModel
+from .autoencoder import LatentModel, Refiner
 from .objective import CompiledLoss, Loss, make_loss
 from .recipe import Recipe
 from .solvers import FIXED, random_grid
 from .workers import ALONE, Workers, whole
 
-__all__ = ["GuardedAdamW", "TrainingStep", "learning_rate", "make_optimiser", "update_average"]
+__all__ = [
+    "GuardedAdamW",
+    "RefinementStep",
+    "Step",
+    "TrainingStep",
+    "learning_rate",
+    "make_optimiser",
+    "update_average",
+]
 
 
-def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Return the rate at a step: a linear rise, then half a cosine down to zero.
+def learning_rate(peak: float, warmup: float, step: int, total: int) -> float:
+    """Return the rate at a step: a linear rise over the share `warmup` of the steps, then half a cosine down to zero.
 
-    >>> round(learning_rate(Recipe(), 100, 100), 6)
-    0.0
+    >>> round(learning_rate(1e-3, 0.1, 5, 100), 6), round(learning_rate(1e-3, 0.1, 100, 100), 6)
+    (0.0006, 0.0)
     """
-    rise = max(1, round(recipe.training.warmup * total))
+    rise = max(1, round(warmup * total))
     if step < rise:
-        return recipe.training.rate * (step + 1) / rise
-    return recipe.training.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def update_average(average: LatentModel, model: LatentModel, decay: float, step: int) -> None:
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the current ones; the decay grows from 0.1, so early weights are forgotten."""
     weight = 1 - min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
@@ -43,32 +54,48 @@ class GuardedAdamW(torch.optim.AdamW):
     found_inf: Tensor | None = None
 
 
-def make_optimiser(model: LatentModel, recipe: Recipe) -> GuardedAdamW:
-    """Return the optimiser of a recipe."""
-    # A prior that is fitted afterwards is none of the optimiser's, so that a run may be resumed with another one.
+def make_optimiser(model: nn.Module, rate: float, decay: float) -> GuardedAdamW:
+    """Return the optimiser of what is trained of a model.
+
+    Args:
+        model: the model.
+        rate: learning rate.
+        decay: weight decay.
+    """
+    # What is fitted afterwards is none of the optimiser's, so that a run may be resumed with another prior or refiner.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Numbers are never shares of a tensor, and one update cannot take both.
     groups = [[value for value in trained if value.dim() > 0], [value for value in trained if value.dim() == 0]]
     return GuardedAdamW(
         [{"params": group} for group in groups if group],
-        lr=recipe.training.rate,
-        weight_decay=recipe.training.decay,
+        lr=rate,
+        weight_decay=decay,
         betas=(0.9, 0.99),
         fused=True,
     )
 
 
-class TrainingStep:
+class StepOptions(TypedDict):
+    """How a step is taken, see `Step`."""
+
+    compiled: bool
+    tell: Callable[[str], None]
+    plain_steps: NotRequired[int]
+    workers: NotRequired[Workers]
+
+
+class Step(ABC):
     """One update of a model; called with (images, learning rate, weight of the KL term, random numbers).
 
     A batch whose loss or gradient is not finite, or one of whose adaptive solves did not reach its last time, changes
     nothing. The random numbers are those of the whole batch, of which each process takes its own part, so that one
-    process and several take the same step. The call returns (loss, nats, norm of the gradient, 1 if skipped), shape
-    (4,), with zeros for a batch that was skipped; loss and nats are means over the processes.
+    process and several take the same step. The call returns (loss, figure to report, norm of the gradient, 1 if
+    skipped), shape (4,), with zeros for a batch that was skipped; loss and figure are means over the processes.
 
     Args:
         model: the model that is trained.
         recipe: its recipe.
+        loss: its loss, which is called with what `inputs` returns.
         compiled: whether the loss is compiled.
         tell: where one line about the compilation goes.
         plain_steps: steps that are taken before it is compiled.
@@ -82,24 +109,39 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: LatentModel,
+        model: nn.Module,
         recipe: Recipe,
+        loss: Loss,
         *,
         compiled: bool,
         tell: Callable[[str], None],
         plain_steps: int = 0,
         workers: Workers = ALONE,
     ) -> None:
-        loss = make_loss(model, recipe)
+        device = next(model.parameters()).device
         self.compiled = None
         if compiled:
             plain_calls = plain_steps * recipe.training.accumulate
             loss = self.compiled = CompiledLoss(loss, tell, plain_calls, list(model.parameters()))
         self.model, self.recipe, self.workers = model, recipe, workers
         self.module = workers.wrap(_LossModule(model, loss))
-        self.optimiser = make_optimiser(model, recipe)
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.training.precision == "fp16")
-        self.skipped_in_a_row = torch.zeros((), device=model.device)
+        self.optimiser = make_optimiser(model, recipe.training.rate, recipe.training.decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16")
+        self.skipped_in_a_row = torch.zeros((), device=device)
+
+    @abstractmethod
+    def inputs(self, images: Tensor, beta: float, generator: torch.Generator) -> list[tuple[Tensor | None, ...]]:
+        """Return the arguments of the loss for each part of the batch; all random numbers are drawn here.
+
+        Args:
+            images: this process's part of the batch, (m, C, H, W) in [0, 1].
+            beta: weight of the KL term.
+            generator: random numbers, on the CPU.
+        """
+
+    def unfinished(self) -> int:
+        """Return how many of the last loss's adaptive solves did not reach their last time."""
+        return 0
 
     def done_before(self, steps: int) -> None:
         """Count steps that were taken before this process, so that the same step is the first to be compiled."""
@@ -110,17 +152,15 @@ class TrainingStep:
         """Take the step; `images` are this process's part of the batch, (m, C, H, W) in [0, 1]."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        target, noise, grid = self._random_inputs(images, generator)
+        parts = self.inputs(images, beta, generator)
         self.optimiser.zero_grad(set_to_none=True)
-        parts = self.recipe.training.accumulate
-        weight = torch.tensor(beta, device=images.device)
         found, unfinished = images.new_zeros(2), 0
-        for number, (some, its_noise) in enumerate(zip(target.chunk(parts), noise.chunk(parts), strict=True)):
-            with self.workers.local(self.module) if number + 1 < parts else contextlib.nullcontext():
-                loss, nats = self.module(some, its_noise, weight, grid)
-                self.scaler.scale(loss / parts).backward()
-            found += torch.stack([loss.detach(), nats]) / parts
-            unfinished += sum(flow.unfinished for flow in self.model.flows)
+        for number, arguments in enumerate(parts):
+            with self.workers.local(self.module) if number + 1 < len(parts) else contextlib.nullcontext():
+                loss, figure = self.module(*arguments)
+                self.scaler.scale(loss / len(parts)).backward()
+            found += torch.stack([loss.detach(), figure]) / len(parts)
+            unfinished += self.unfinished()
         trained = list(self.model.parameters())
         self.workers.mean_of_whole(trained)
         self.scaler.unscale_(self.optimiser)
@@ -135,9 +175,33 @@ class TrainingStep:
         self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
         return torch.cat([torch.where(skipped > 0, 0.0, values), skipped.unsqueeze(0)])
 
+
+class TrainingStep(Step):
+    """A step of encoder, posterior, decoder and what else is trained with them; the figure to report is in nats.
+
+    Args:
+        model: the model that is trained.
+        recipe: its recipe.
+        **options: see `Step`.
+    """
+
+    def __init__(self, model: LatentModel, recipe: Recipe, **options: Unpack[StepOptions]) -> None:
+        super().__init__(model, recipe, make_loss(model, recipe), **options)
+        self.latent_model = model
+
+    def unfinished(self) -> int:
+        """Return how many of the flows' last adaptive solves did not reach their last time."""
+        return sum(flow.unfinished for flow in self.latent_model.flows)
+
+    def inputs(self, images: Tensor, beta: float, generator: torch.Generator) -> list[tuple[Tensor | None, ...]]:
+        """Return target, noise, weight of the KL term and time grid of each part."""
+        target, noise, grid = self._random_inputs(images, generator)
+        weight, parts = torch.tensor(beta, device=images.device), self.recipe.training.accumulate
+        return [(*part, weight, grid) for part in zip(target.chunk(parts), noise.chunk(parts), strict=True)]
+
     def _random_inputs(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
-        model, count = self.model, len(images) * self.workers.count
+        model, count = self.latent_model, len(images) * self.workers.count
         uniform = None
         if self.recipe.objective.kind == "elbo" or self.recipe.objective.noisy_targets:
             uniform = self.workers.part(torch.rand(count, *images.shape[1:], generator=generator)).to(images.device)
@@ -151,12 +215,40 @@ class TrainingStep:
         return target, noise, grid.to(images.device)
 
 
+class RefinementStep(Step):
+    """A step of a refiner: flow matching from a model's own pictures to the images; the figure is the loss.
+
+    Args:
+        refiner: the refiner that is trained.
+        source: the trained model whose latents and pictures it learns from, on the same device.
+        recipe: the recipe.
+        **options: see `Step`.
+    """
+
+    def __init__(self, refiner: Refiner, source: LatentModel, recipe: Recipe, **options: Unpack[StepOptions]) -> None:
+        def loss(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+            found = refiner.matching(*arguments).mean()
+            return found, found.detach()
+
+        super().__init__(refiner, recipe, loss, **options)
+        self.source = source
+
+    def inputs(self, images: Tensor, beta: float, generator: torch.Generator) -> list[tuple[Tensor | None, ...]]:
+        """Return images, pictures, latents, noise and times of each part."""
+        count, part, device = len(images) * self.workers.count, self.workers.part, images.device
+        latents = self.source.latents_under(images, part(torch.randn(count, self.source.dim, generator=generator)))
+        noise = part(torch.randn(count, *images.shape[1:], generator=generator)).to(device)
+        times = part(torch.rand(count, generator=generator)).to(device)
+        given = (images, self.source.decode(latents), latents, noise, times)
+        return list(zip(*(tensor.chunk(self.recipe.training.accumulate) for tensor in given), strict=True))
+
+
 class _LossModule(nn.Module):
     """A loss as a module, which is what gradients are gathered over."""
 
-    def __init__(self, model: LatentModel, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.loss(target, noise, beta, grid)
+    def forward(self, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.loss(*arguments)

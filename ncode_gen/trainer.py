@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import signal
 import time
 import tomllib
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .autoencoder import LatentModel, build_model
 from .data import Splits
@@ -36,8 +37,8 @@ from .run import (
 from .signals import StopRequest, heed_signals
 from .solvers import FIXED
 from .state import STATE, LoadedState, load_state, locked, random_states, restore_random_states, save_state
-from .step import TrainingStep, learning_rate, update_average
-from .validation import evaluations, validate
+from .step import RefinementStep, Step, TrainingStep, learning_rate, update_average
+from .validation import evaluations, validate, validate_refiner
 from .workers import ALONE, Workers, shared_like, whole
 
 __all__ = ["train"]
@@ -45,6 +46,7 @@ __all__ = ["train"]
 COMPILE_FROM = 5000
 COMPILED_AFTER = 20
 REPORT_EVERY = 20
+SCALED_BY = 2000
 SAVE_SECONDS = 300.0
 
 
@@ -66,13 +68,31 @@ class Progress:
 
 @dataclass
 class Training:
-    """All that changes while a model is trained, and so all that a state holds."""
+    """All that changes while a model is trained, and so all that a state holds.
 
-    model: LatentModel
+    Attributes:
+        model: what is trained: a model, or, when that is done, its refiner.
+        average: the averaged weights of the whole model.
+        step: one update of `model`.
+        generator: the random numbers of the steps.
+        at: where training stands.
+        refining: whether the refiner is trained.
+    """
+
+    model: nn.Module
     average: LatentModel
-    step: TrainingStep
+    step: Step
     generator: torch.Generator
     at: Progress
+    refining: bool = False
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged weights of `model`."""
+        if not self.refining:
+            return self.average
+        assert self.average.refiner is not None
+        return self.average.refiner
 
     def state(self) -> dict[str, Any]:
         """Return the state; processes that share the model must all ask."""
@@ -85,6 +105,7 @@ class Training:
             "generator": self.generator.get_state(),
             "random": random_states(),
             "progress": asdict(self.at),
+            "refining": self.refining,
         }
 
     def restore(self, state: LoadedState, folder: Path) -> None:
@@ -95,15 +116,7 @@ class Training:
         """
         try:
             for held, key in ((self.model, "model"), (self.average, "average")):
-                # A prior is fitted when training is done, so a finished run may be resumed with another one.
-                trained: dict[str, Tensor] = state[key]
-                if held.prior.fits:
-                    trained = {name: value for name, value in trained.items() if not name.startswith("prior.")}
-                    trained |= {name: value for name, value in held.state_dict().items() if name.startswith("prior.")}
-                own = held.state_dict()
-                held.load_state_dict(
-                    {name: shared_like(value, own.get(name, value)) for name, value in trained.items()}
-                )
+                _take_weights(held, state[key], refined=self.refining)
             self._restore_optimiser(state["optimiser"])
             self.step.scaler.load_state_dict(state["scaler"])
             self.step.skipped_in_a_row.copy_(state["skipped_in_a_row"])
@@ -111,8 +124,7 @@ class Training:
             restore_random_states(state["random"])
             self.at = Progress(**state["progress"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise UserError(f"the state in {folder} belongs to another model than its recipe ({reason})") from None
+            raise _of_another_model(folder, error) from None
 
     def _restore_optimiser(self, state: dict[str, Any]) -> None:
         optimiser = self.step.optimiser
@@ -122,6 +134,27 @@ class Training:
             for number, held in state["state"].items()
         }
         optimiser.load_state_dict({**state, "state": moments})
+
+
+def _of_another_model(folder: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[-1].strip()
+    return UserError(f"the state in {folder} belongs to another model than its recipe ({reason})")
+
+
+def _take_weights(held: nn.Module, trained: dict[str, Tensor], *, refined: bool) -> None:
+    """Take over weights but those that are fitted after training, so that a run may be resumed with others of these.
+
+    Args:
+        held: a model, or a refiner.
+        trained: the weights.
+        refined: whether those of the refiner are taken too.
+    """
+    own = held.state_dict()
+    if isinstance(held, LatentModel):
+        fresh = (*(["prior."] if held.prior.fits else []), *([] if refined else ["refiner."]))
+        trained = {name: value for name, value in trained.items() if not name.startswith(fresh)}
+        trained |= {name: value for name, value in own.items() if name.startswith(fresh)}
+    held.load_state_dict({name: shared_like(value, own.get(name, value)) for name, value in trained.items()})
 
 
 def train(
@@ -146,7 +179,7 @@ def train(
         workers: the processes that share each batch; only the leading one writes.
 
     Returns:
-        The model with averaged weights and fitted prior, in eval mode.
+        The model with averaged weights, trained refiner and fitted prior, in eval mode.
 
     Raises:
         UserError: too many losses in a row are not finite, the state does not fit the recipe, another process trains
@@ -159,6 +192,10 @@ def train(
             loop.begin(resume)
             while loop.at.epoch < recipe.training.epochs:
                 loop.epoch(stop)
+            if recipe.refiner.kind != "none":
+                loop.refine()
+                while loop.at.epoch < recipe.epochs:
+                    loop.epoch(stop)
         average = loop.training.average
         if workers.leads:
             fit_prior(average, splits.train, recipe.seed, device, quiet=quiet, meanwhile=stop.meet)
@@ -180,13 +217,15 @@ class _Loop:
         check_fits(recipe, splits.train.shape, device, workers.count if workers.sharded else 1)
         self.per_epoch = len(splits.train) // self.batch
         self.total = self.per_epoch * recipe.training.epochs
-        self.reporter = Reporter(folder, self.total, self.batch, quiet=quiet, writes=workers.leads)
+        steps = self.per_epoch * recipe.epochs
+        self.reporter = Reporter(folder, steps, self.batch, quiet=quiet, writes=workers.leads)
         model = build_model(recipe, splits.train.shape).to(device).to(memory_format=torch.channels_last)
         if recipe.training.precision == "bf16" and not _computes_in_bf16(device):
             model.precision = None
             self.reporter.tell(
                 "this CPU has no arithmetic for bf16 and would need many times longer: training is in float32 here"
             )
+        self.precision = model.precision
         average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
         setting = recipe.training.compile
         compilable = recipe.flow.loop != "iaf" and all(flow.solver.method in FIXED for flow in model.flows)
@@ -226,11 +265,11 @@ class _Loop:
                     f"the state in {self.folder} belongs to another run ({self.identity}) than the rest ({known}); put "
                     f"its own back, or remove {self.folder / STATE.parent} to train from the beginning"
                 )
-            self.training.restore(state, self.folder)
             self._tell_changes(state)
+            self._take_over(state)
         elif resume:
             self.reporter.warn(f"{self.folder} holds no state yet; training starts from the beginning")
-        self.training.step.done_before(self.at.step)
+        self.training.step.done_before(self.at.step - self.first_step)
         self.reporter.begin(self.at.step)
         if not self.workers.leads:
             return
@@ -241,6 +280,76 @@ class _Loop:
         # What was told of epochs after the state's is told again when they are done again.
         self.metrics.keep(lambda row: row.get("step", 0) <= self.at.step)
 
+    @property
+    def first_step(self) -> int:
+        """The first step of what is trained now."""
+        return self.total if self.training.refining else 0
+
+    def _rate(self) -> float:
+        recipe, at = self.recipe, self.at
+        if self.training.refining:
+            steps = self.per_epoch * recipe.refiner.epochs
+            return learning_rate(recipe.refiner.rate, recipe.training.warmup, at.step - self.total, steps)
+        return learning_rate(recipe.training.rate, recipe.training.warmup, at.step, self.total)
+
+    def refine(self) -> None:
+        """Begin to train the refiner, if that has not begun; encoder, decoder and flow are their average from here."""
+        if self.training.refining:
+            return
+        recipe, average = self.recipe, self.training.average
+        refiner = average.refiner
+        assert refiner is not None
+        generator = torch.Generator().manual_seed(recipe.seed + 3)
+        some = torch.randperm(len(self.splits.train), generator=generator)[:SCALED_BY]
+        refiner.take_scale(
+            torch.cat([average.draw(part, generator) for part in self.splits.train.batches(500, some, self.device)])
+        )
+        refiner.fitted.fill_(True)
+        trained = copy.deepcopy(refiner).requires_grad_(True)
+        trained.precision = self.precision
+        steps = self.per_epoch * recipe.refiner.epochs
+        setting = recipe.training.compile
+        step = RefinementStep(
+            trained,
+            average,
+            recipe,
+            compiled=not self.workers.sharded and (setting == "on" or (setting == "auto" and steps >= COMPILE_FROM)),
+            tell=self.reporter.tell,
+            plain_steps=min(COMPILED_AFTER, steps // 20),
+            workers=self.workers,
+        )
+        at = Progress(epoch=recipe.training.epochs, step=self.total)
+        self.training = Training(trained, average, step, generator, at, refining=True)
+
+    def _take_over(self, state: LoadedState) -> None:
+        """Take over the state of a run.
+
+        Raises:
+            UserError: it belongs to another model than the recipe, or to one whose epochs cannot be changed any more.
+        """
+        if not state.get("refining", False):
+            self.training.restore(state, self.folder)
+            return
+        earlier, recipe = Recipe.parse(state["recipe"], f"the state of {self.folder}", stored=True), self.recipe
+        if earlier.training.epochs != recipe.training.epochs:
+            raise UserError(
+                f"{self.folder} trains its refiner already, so training.epochs must stay {earlier.training.epochs}, "
+                f"got {recipe.training.epochs}; refiner.epochs may change, or train anew"
+            )
+        goes_on = dataclasses.replace(recipe.refiner, epochs=0, rate=0.0, steps=0) == dataclasses.replace(
+            earlier.refiner, epochs=0, rate=0.0, steps=0
+        )
+        if goes_on:
+            self.refine()
+            self.training.restore(state, self.folder)
+            return
+        # Another refiner, or none: what it learns from is there, and it begins anew.
+        try:
+            _take_weights(self.training.average, state["average"], refined=False)
+        except RuntimeError as error:
+            raise _of_another_model(self.folder, error) from None
+        self.training.at = Progress(epoch=recipe.training.epochs, step=self.total)
+
     def _tell_changes(self, state: LoadedState) -> None:
         """Say what is not as it was when the state was written."""
         if state.notice:
@@ -250,9 +359,9 @@ class _Loop:
         changes = changed_keys(tomllib.loads(before), tomllib.loads(self.recipe.to_toml()))
         for key, (earlier, now) in changes.items():
             self.reporter.warn(f"going on with {key} = {now!r}; until now it was {earlier!r}")
-        if self.at.epoch >= self.recipe.training.epochs:
+        if state["progress"]["epoch"] >= self.recipe.epochs:
             self.reporter.tell(
-                f"all {self.at.epoch} epochs are done already; training.epochs says how many there are to be"
+                f"all {self.recipe.epochs} epochs are done already; training.epochs says how many there are to be"
             )
 
     def epoch(self, stop: StopRequest) -> None:
@@ -266,9 +375,9 @@ class _Loop:
         started = time.perf_counter() - at.seconds
         sums = torch.tensor(at.sums, device=self.device)
         for images in self._batches():
-            rate, beta = learning_rate(recipe, at.step, self.total), _beta(recipe, at.step, self.total)
+            rate, beta = self._rate(), _beta(recipe, at.step, self.total)
             sums += self.training.step(images, rate, beta, self.training.generator)
-            update_average(self.training.average, self.training.model, recipe.training.ema, at.step)
+            update_average(self.training.averaged, self.training.model, recipe.training.ema, at.step - self.first_step)
             at.step += 1
             at.batch += 1
             last = at.batch % REPORT_EVERY == 0 or at.batch == self.per_epoch
@@ -323,23 +432,25 @@ class _Loop:
         if not self.workers.leads:
             self._save()
             return
-        row = {
-            "step": at.step,
-            "epoch": at.epoch,
-            "loss": loss,
-            "train_nats": nats,
+        row: dict[str, Any] = {"step": at.step, "epoch": at.epoch}
+        if self.training.refining:
+            row["matching"] = loss
+        else:
+            row |= {"loss": loss, "train_nats": nats, "beta": beta, "nfe": self.nfe}
+        row |= {
             "gradient_norm": norm,
             "skipped": int(sums[3]),
             "rate": rate,
-            "beta": beta,
-            "nfe": self.nfe,
             "images_per_second": self.per_epoch * self.batch / seconds,
             "seconds": seconds,
         }
-        final = at.epoch == recipe.training.epochs
+        final = at.epoch in (recipe.training.epochs, recipe.epochs)
         if at.epoch % recipe.training.validate_every == 0 or final:
-            self.nfe = row["nfe"] = evaluations(average, self.splits.validation, self.batch)
-            row |= validate(average, self.splits.validation, recipe, self.device)
+            if self.training.refining:
+                row |= validate_refiner(average, self.splits.validation, self.device)
+            else:
+                self.nfe = row["nfe"] = evaluations(average, self.splits.validation, self.batch)
+                row |= validate(average, self.splits.validation, recipe, self.device)
         if sums[3]:
             self.reporter.warn(f"epoch {at.epoch}: {sums[3]:.0f} batches were skipped, they were not finite")
         try:

@@ -9,9 +9,10 @@ from .data import Images
 from .recipe import Recipe
 from .solvers import FIXED
 
-__all__ = ["evaluations", "validate"]
+__all__ = ["evaluations", "validate", "validate_refiner"]
 
 VALIDATION_IMAGES = 2000
+PART = 250
 
 
 def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.device) -> dict[str, float]:
@@ -36,6 +37,20 @@ def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.d
             finer = 2 * max(flow.solver.steps for flow in model.flows)
             scores["solver_gap_nats"] = coarse - elbo(finer)
     return scores
+
+
+@torch.no_grad()
+def validate_refiner(model: LatentModel, images: Images, device: torch.device) -> dict[str, float]:
+    """Return the matching loss of a model's refiner: the mean square error of its field, per pixel."""
+    assert model.refiner is not None
+    some, generator = images.first(VALIDATION_IMAGES, device), torch.Generator().manual_seed(0)
+    total = 0.0
+    for part in some.split(PART):
+        latents = model.draw(part, generator)
+        noise = torch.randn(part.shape, generator=generator).to(device)
+        times = torch.rand(len(part), generator=generator).to(device)
+        total += float(model.refiner.matching(part, model.decode(latents), latents, noise, times).sum())
+    return {"validation_matching": total / len(some)}
 
 
 def evaluations(model: LatentModel, images: Images, batch: int) -> int:

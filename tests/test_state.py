@@ -10,7 +10,7 @@ import torch
 
 from ncode_gen import trainer
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import FlowRecipe
+from ncode_gen.recipe import FlowRecipe, RefinerRecipe
 from ncode_gen.signals import Interrupted
 from ncode_gen.state import (
     PREVIOUS,
@@ -21,14 +21,14 @@ from ncode_gen.state import (
     restore_random_states,
     save_state,
 )
-from ncode_gen.step import TrainingStep
+from ncode_gen.step import Step
 
 from .test_trainer import fit, recipe_of, rows_of
 
 
 def interrupted_at(step, number=signal.SIGTERM):
-    """Return a `TrainingStep.__call__` during whose `step`-th call a signal comes."""
-    real, taken = TrainingStep.__call__, 0
+    """Return a `Step.__call__` during whose `step`-th call a signal comes."""
+    real, taken = Step.__call__, 0
 
     def call(self, *inputs):
         nonlocal taken
@@ -113,7 +113,7 @@ def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
     whole = fit(recipe, tmp_path / "whole").state_dict()
     for step in (3, 6):  # in the middle of an epoch, twice
         with monkeypatch.context() as patched:
-            patched.setattr(TrainingStep, "__call__", interrupted_at(step))
+            patched.setattr(Step, "__call__", interrupted_at(step))
             with pytest.raises(Interrupted) as stopped:
                 fit(recipe, tmp_path / "cut", resume=step > 3)
         assert stopped.value.code == 143
@@ -122,9 +122,26 @@ def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
         assert [row[key] for row in rows_of(tmp_path / "cut")] == [row[key] for row in rows_of(tmp_path / "whole")]
 
 
+def test_two_halves_of_a_refiner_are_a_whole_bit_for_bit(tmp_path, monkeypatch):
+    recipe = recipe_of(epochs=1, refiner=RefinerRecipe("flow", width=8, epochs=2))
+    whole = fit(recipe, tmp_path / "whole").state_dict()
+    for step in (2, 3, 2):  # in the model's epoch, in the refiner's first one, in its second one
+        with monkeypatch.context() as patched:
+            patched.setattr(Step, "__call__", interrupted_at(step))
+            with pytest.raises(Interrupted):
+                fit(recipe, tmp_path / "cut", resume=(tmp_path / "cut").exists())
+    assert load_state(tmp_path / "cut")["refining"]
+    assert same(whole, fit(recipe, tmp_path / "cut", resume=True).state_dict())
+    for key in ("step", "matching", "validation_matching"):
+        cut, uncut = (
+            [row.get(key) for row in rows_of(tmp_path / name) if row["epoch"] > 1] for name in ("cut", "whole")
+        )
+        assert cut == uncut and None not in cut
+
+
 def test_states_are_saved_in_long_epochs_too(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(TrainingStep, "__call__", interrupted_at(3, signal.SIGINT))
+    monkeypatch.setattr(Step, "__call__", interrupted_at(3, signal.SIGINT))
     with pytest.raises(Interrupted) as stopped:
         fit(recipe_of(), tmp_path)
     assert stopped.value.code == 130
@@ -138,7 +155,7 @@ def test_a_second_signal_does_not_wait_for_the_step(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(TrainingStep, "__call__", twice)
+    monkeypatch.setattr(Step, "__call__", twice)
     with pytest.raises(Interrupted):
         fit(recipe_of(), tmp_path)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from ncode_gen.recipe import (
     ObjectiveRecipe,
     PriorRecipe,
     Recipe,
+    RefinerRecipe,
     TrainingRecipe,
 )
 from ncode_gen.run import load_run
@@ -59,6 +61,7 @@ def test_training_lowers_the_loss(tmp_path):
         {"objective": ObjectiveRecipe("autoencoder", noisy_targets=True), "prior": PriorRecipe("mixture", 2)},
         {"objective": ObjectiveRecipe("autoencoder", latent_noise=0.3), "prior": PriorRecipe("mixture", 2)},
         {"flow": FlowRecipe(loop="iaf", hidden=8, layers=1, steps=2)},
+        {"refiner": RefinerRecipe("flow", width=8, epochs=1)},
         {"training": {"precision": "bf16", "clip": 0.0, "ema": 0.0, "warmup": 0.0}},
     ],
     ids=str,
@@ -88,6 +91,58 @@ def test_a_finished_run_takes_another_prior_without_training_again(tmp_path):
     assert torch.equal(draws, mixture.prior.sample(9, torch.Generator().manual_seed(0)))
 
 
+def refined_of(epochs=1, refined=2, **choices):
+    return recipe_of(epochs, refiner=RefinerRecipe("flow", width=8, epochs=refined, **choices))
+
+
+def test_a_refiner_learns_and_leaves_the_rest_alone(tmp_path):
+    plain = fit(recipe_of(), tmp_path / "plain").state_dict()
+    refined = fit(refined_of(2, 8), tmp_path / "refined")
+    assert all(torch.equal(value, refined.state_dict()[key]) for key, value in plain.items())
+    rows = rows_of(tmp_path / "refined")
+    assert [row["epoch"] for row in rows] == list(range(1, 11)) and "matching" not in rows[1]
+    assert rows[-1]["validation_matching"] < 0.95 * rows[2]["validation_matching"]
+    model = load_run(tmp_path / "refined")
+    latents = model.prior.sample(3, torch.Generator().manual_seed(0))
+    assert not torch.equal(model.draw_images(latents), model.decode(latents))
+
+
+def test_a_finished_run_takes_a_refiner_another_one_and_none(tmp_path):
+    plain = fit(recipe_of(epochs=1), tmp_path).state_dict()
+    first = fit(refined_of(), tmp_path, resume=True).state_dict()
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+    longer = fit(refined_of(refined=3), tmp_path, resume=True).state_dict()
+    assert not torch.equal(longer["refiner.flow.field.last.weight"], first["refiner.flow.field.last.weight"])
+    assert len(rows_of(tmp_path)) == 4
+    other = fit(refined_of(refined=1, noise=0.1), tmp_path, resume=True)
+    assert len(rows_of(tmp_path)) == 2 and other.refiner.noise == 0.1
+    none = fit(recipe_of(epochs=1), tmp_path, resume=True).state_dict()
+    assert none.keys() == plain.keys() and len(rows_of(tmp_path)) == 1
+    for found in (first, longer, other.state_dict(), none):
+        assert all(torch.equal(value, found[key]) for key, value in plain.items())
+
+
+def test_when_the_refiner_is_trained_the_epochs_of_the_rest_are_done(tmp_path):
+    fit(refined_of(), tmp_path)
+    with pytest.raises(UserError, match=r"training\.epochs must stay 1, got 2"):
+        fit(refined_of(2), tmp_path, resume=True)
+    with pytest.raises(UserError, match="another model"):
+        fit(recipe_of(epochs=1, flow=FlowRecipe(hidden=9)), tmp_path, resume=True)
+
+
+def test_a_captured_refiner_is_trained_as_a_plain_one(tmp_path, monkeypatch, capsys):
+    real, runs = torch.compile, {}
+    # The compiler itself takes a minute here; that the whole step can be captured is what may break.
+    monkeypatch.setattr(torch, "compile", lambda loss, **options: real(loss, backend="eager", **options))
+    for setting in ("off", "on"):
+        recipe = refined_of(refined=1)
+        recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, compile=setting))
+        runs[setting] = train(recipe, load_data(recipe.data), tmp_path / setting, device=CPU).state_dict()
+    assert capsys.readouterr().err.count("compiled the training step in") == 2
+    for key in runs["off"]:
+        torch.testing.assert_close(runs["off"][key], runs["on"][key], atol=2e-3, rtol=1e-2)
+
+
 def test_a_state_of_another_model_is_refused(tmp_path):
     fit(recipe_of(epochs=1), tmp_path)
     with pytest.raises(UserError, match="another model"):
@@ -95,8 +150,7 @@ def test_a_state_of_another_model_is_refused(tmp_path):
 
 
 def test_the_rate_rises_and_falls():
-    recipe = recipe_of(training={"rate": 1.0, "warmup": 0.1})
-    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    rates = [learning_rate(1.0, 0.1, step, 100) for step in range(100)]
     assert max(rates) == 1.0 and rates[0] == 0.1 and rates[-1] < 0.001
     assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
 

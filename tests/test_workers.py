@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from ncode_gen import step as step_module
 from ncode_gen.command import run_command
 
-losses, real = [], step_module.TrainingStep.__call__
+losses, real = [], step_module.Step.__call__
 def watched(self, *inputs):
     found = real(self, *inputs)
     losses.append(found.tolist())
     watched.model = self.model
     return found
-step_module.TrainingStep.__call__ = watched
+step_module.Step.__call__ = watched
 
 from ncode_gen.train import main
 from ncode_gen.workers import dist, whole
@@ -37,7 +37,8 @@ save_file({k: whole(v).contiguous() for k, v in watched.model.state_dict().items
 (out / f"rank{rank}.json").write_text(json.dumps(losses))
 """
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-SEEDED = [*TINY, "--training.epochs", "3", "--training.batch", "64", "--device", "cpu"]
+REFINED = ["--refiner.kind", "flow", "--refiner.epochs", "1", "--refiner.width", "8"]
+SEEDED = [*TINY, "--training.epochs", "3", "--training.batch", "64", "--device", "cpu", *REFINED]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_only_the_leading_process_writes(runs):
     assert {path.name for path in (runs / "two").iterdir()} - {"rank1.safetensors", "rank1.json"} == {
         path.name for path in (runs / "one").iterdir()
     }
-    assert [json.loads(line)["epoch"] for line in (runs / "two" / "metrics.jsonl").open()] == [1, 2, 3]
+    assert [json.loads(line)["epoch"] for line in (runs / "two" / "metrics.jsonl").open()] == [1, 2, 3, 4]
     assert json.loads((runs / "two" / "environment.json").read_text())["processes"] == 2
 
 

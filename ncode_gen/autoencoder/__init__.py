@@ -4,6 +4,7 @@ from .build import build_model
 from .likelihoods import LIKELIHOODS, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 from .model import LatentModel, LatentTrajectory, Terms
 from .posterior import ControlledPosterior, LearnedStart, SolverChoice
+from .refiner import Refiner
 
 __all__ = [
     "LIKELIHOODS",
@@ -15,6 +16,7 @@ __all__ = [
     "LatentTrajectory",
     "LearnedStart",
     "Likelihood",
+    "Refiner",
     "SolverChoice",
     "Terms",
     "build_model",

@@ -16,6 +16,7 @@ from .flow_decoder import FlowDecoder
 from .likelihoods import LIKELIHOODS
 from .model import LatentModel
 from .posterior import ControlledPosterior, LearnedStart, Posterior
+from .refiner import Refiner
 
 __all__ = ["build_model"]
 
@@ -101,6 +102,13 @@ def _prior(recipe: Recipe) -> Prior:
     return StandardNormal(dim)
 
 
+def _refiner(recipe: Recipe, shape: tuple[int, int, int]) -> Refiner | None:
+    chosen = recipe.refiner
+    if chosen.kind == "none":
+        return None
+    return Refiner(recipe.latent.dim, shape, chosen.width, chosen.blocks, chosen.noise, chosen.steps)
+
+
 def build_model(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
     """Build the model of a recipe for images of shape (C, H, W), with fresh weights from torch's global seed.
 
@@ -114,6 +122,7 @@ def build_model(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
     )
     decoder = _decoder(recipe, shape, out)
     posterior = _posterior(recipe)
+    precision = PRECISIONS[recipe.training.precision]
     return LatentModel(
-        shape, encoder, posterior, decoder, likelihood, _prior(recipe), PRECISIONS[recipe.training.precision]
+        shape, encoder, posterior, decoder, likelihood, _prior(recipe), _refiner(recipe, shape), precision
     )

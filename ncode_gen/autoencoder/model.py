@@ -14,6 +14,7 @@ from ..priors import Prior
 from .flow_decoder import FlowDecoder
 from .likelihoods import Likelihood
 from .posterior import ControlledPosterior, LearnedStart, Posterior, SolverChoice
+from .refiner import Refiner
 
 __all__ = ["LatentModel", "LatentTrajectory", "Terms"]
 
@@ -71,6 +72,8 @@ class LatentModel(nn.Module):
         decoder: from latents to the parameters of the likelihood.
         likelihood: distribution of an image given these.
         prior: distribution of latents.
+        refiner: from the decoder's pictures to samples, once it is trained; None for samples that are such pictures.
+            No likelihood knows of it: an image's is that of the decoder's picture.
         precision: dtype of encoder and decoder under automatic casting; None for float32.
     """
 
@@ -82,12 +85,15 @@ class LatentModel(nn.Module):
         decoder: nn.Module,
         likelihood: Likelihood,
         prior: Prior,
+        refiner: Refiner | None = None,
         precision: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.precision = shape, precision
         self.encoder, self.posterior, self.decoder = encoder, posterior, decoder
-        self.likelihood, self.prior = likelihood, prior
+        self.likelihood, self.prior, self.refiner = likelihood, prior, refiner
+        if refiner is not None:  # it is trained when the rest is
+            refiner.requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +184,13 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, n: int, generator: torch.Generator | None = None, *, batch: int = 500, steps: int | None = None
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        batch: int = 500,
+        steps: int | None = None,
+        refine: bool = True,
     ) -> Tensor:
         """Draw images from the prior.
 
@@ -187,13 +199,38 @@ class LatentModel(nn.Module):
             generator: random numbers, on the CPU; the default generator if None.
             batch: images decoded at a time.
             steps: steps of the prior's solver, where it has one, instead of its own.
+            refine: whether the refiner, where there is one, draws what the decoder leaves out.
 
         Returns:
-            Expected images given the drawn latents, (n, C, H, W) in [0, 1].
+            Images given the drawn latents, (n, C, H, W) in [0, 1]: drawn by the refiner, or expected ones.
         """
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
-        return self.decode(self.prior.sample(n, generator, steps=steps), batch=batch)
+        latents = self.prior.sample(n, generator, steps=steps)
+        return self.draw_images(latents, generator, batch=batch) if refine else self.decode(latents, batch=batch)
+
+    @torch.no_grad()
+    def draw_images(
+        self, latents: Tensor, generator: torch.Generator | None = None, *, batch: int = 500, steps: int | None = None
+    ) -> Tensor:
+        """Return images (n, C, H, W) in [0, 1] of latents (n, d), drawn by the refiner; without one, `decode`'s.
+
+        Args:
+            latents: (n, d).
+            generator: random numbers, on the CPU; those of an image do not depend on `batch`.
+            batch: images at a time.
+            steps: steps of the refiner's solver instead of its own.
+        """
+        if self.refiner is None or not bool(self.refiner.fitted):
+            return self.decode(latents, batch=batch)
+        found = []
+        for part in latents.to(self.device, torch.float32).split(batch):
+            noise = self._pixel_noise(len(part), generator)
+            found.append(self.refiner(self.decode(part), part, noise, steps))
+        return torch.cat(found)
+
+    def _pixel_noise(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(n)]).to(self.device)
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, batch: int = 500) -> Tensor:
@@ -216,9 +253,15 @@ class LatentModel(nn.Module):
         """Return one draw (n, d) from the posterior of each image; its latent, if there is nothing random."""
         if not isinstance(self.posterior, ControlledPosterior):
             return self.encode(images)
+        return self.latents_under(images, torch.randn(images.shape[0], self.dim, generator=generator))
+
+    @torch.no_grad()
+    def latents_under(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Return the latents (n, d) that standard normal noise (n, d) draws, if there is anything random."""
+        if not isinstance(self.posterior, ControlledPosterior):
+            return self.encode(images)
         features = self.features(self._checked(images))
-        noise = torch.randn(images.shape[0], 1, self.dim, generator=generator).to(self.device)
-        latents: Tensor = self.posterior(features, noise).latents[:, 0]
+        latents: Tensor = self.posterior(features, noise.unsqueeze(1).to(self.device)).latents[:, 0]
         return latents
 
     @torch.no_grad()
@@ -228,6 +271,24 @@ class LatentModel(nn.Module):
             raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
         latents = latents.to(self.device, torch.float32)
         return torch.cat([self.likelihood.mean(self.output(part)) for part in latents.split(batch)])
+
+    @torch.no_grad()
+    def refinement(self, latents: Tensor, times: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        """Return the pictures (T, n, C, H, W) in [0, 1] that the refiner's flow passes at each of `times`.
+
+        Args:
+            latents: (n, d).
+            times: rising times in [0, 1], shape (T,).
+            generator: random numbers, on the CPU.
+
+        Returns:
+            The pictures, or None without a trained refiner.
+        """
+        if self.refiner is None or not bool(self.refiner.fitted):
+            return None
+        latents = latents.to(self.device, torch.float32)
+        noise = self._pixel_noise(len(latents), generator)
+        return self.refiner.film(self.decode(latents), latents, noise, times.to(self.device, torch.float32))
 
     @torch.no_grad()
     def emergence(self, latents: Tensor, times: Tensor) -> Tensor | None:

@@ -14,6 +14,7 @@ from .layered import LayeredField, LinearField, MLPField
 from .ncode import NCODE
 from .solver import LogDet, Solver, SolverOptions
 from .system import ControlledODE, DensityError, FlowSolution
+from .unet import UNetField
 
 __all__ = [
     "NCODE",
@@ -35,5 +36,6 @@ __all__ = [
     "Solver",
     "SolverOptions",
     "StaticController",
+    "UNetField",
     "VectorField",
 ]

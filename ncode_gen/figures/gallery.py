@@ -12,11 +12,14 @@ from ..autoencoder import LatentModel
 from ..data import Images
 from .grids import labelled_rows
 from .style import STYLE, FileFormat, save
-from .trajectories import draw_emergence, draw_film_strip, draw_paths, save_animation
+from .trajectories import draw_emergence, draw_film_strip, draw_paths, draw_refinement, save_animation
 
 __all__ = ["FIGURES", "draw_gallery"]
 
-FIGURES = ("samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation", "emergence")
+FIGURES = (
+    *("samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation"),
+    *("emergence", "refinement"),
+)
 CONTEXT = 1000
 
 
@@ -26,7 +29,7 @@ def draw_gallery(
 ) -> list[Path]:
     """Draw samples, reconstructions, interpolations, latent paths, a film strip and an animation.
 
-    Of an N-CODE decoder, also how pictures emerge along its flow.
+    Of an N-CODE decoder, also how pictures emerge along its flow; of a refiner, how it refines them.
 
     Args:
         model: the model, in eval mode.
@@ -51,12 +54,16 @@ def draw_gallery(
     files.append(save(figure, folder / "samples", kind))
 
     many = held_out[:20]
-    originals, copies = many.cpu(), model.reconstruct(many).cpu()
+    latents = model.encode(many)
+    kinds = {"original": many, "reconstruction": model.decode(latents)}
+    refinement = draw_refinement(model, few[:6], title)
+    if refinement is not None:
+        kinds["refined"] = model.draw_images(latents, torch.Generator().manual_seed(seed))
     half = (len(many) + 1) // 2
-    rows = [originals[:half], copies[:half]]
-    labels = ["original", "reconstruction"]
+    rows = [pictures[:half].cpu() for pictures in kinds.values()]
+    labels = list(kinds)
     if len(many) == 2 * half:
-        rows += [originals[half:], copies[half:]]
+        rows += [pictures[half:].cpu() for pictures in kinds.values()]
         labels *= 2
     files.append(save(labelled_rows(rows, labels, f"{title}: held-out images"), folder / "reconstructions", kind))
 
@@ -70,6 +77,8 @@ def draw_gallery(
     emergence = draw_emergence(model, few[:6], title)
     if emergence is not None:
         files.append(save(emergence, folder / "emergence", kind))
+    if refinement is not None:
+        files.append(save(refinement, folder / "refinement", kind))
     return files
 
 

@@ -146,6 +146,13 @@ def draw_emergence(model: LatentModel, images: Tensor, title: str, frames: int =
     return None if pictures is None else _strips(images, pictures, times, f"{title}: the decoder's flow, stopped at t")
 
 
+def draw_refinement(model: LatentModel, images: Tensor, title: str, frames: int = 9) -> Figure | None:
+    """Draw the refiner's flow from decoded pictures, with noise, to images, a row for each; None without a refiner."""
+    times = torch.linspace(0, 1, frames)
+    pictures = model.refinement(model.encode(images), times, torch.Generator().manual_seed(0))
+    return None if pictures is None else _strips(images, pictures, times, f"{title}: the refiner's flow along t")
+
+
 def _strips(images: Tensor, pictures: Tensor, times: Tensor, title: str) -> Figure:
     """Draw pictures (T, n, C, H, W) with a row for each image, its original before it."""
     rows = [torch.cat([images[i : i + 1].cpu(), pictures[:, i].cpu()]) for i in range(len(images))]

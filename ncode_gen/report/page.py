@@ -28,10 +28,12 @@ CAPTIONS = {
     "filmstrip": "The latent along t, decoded.",
     "animation": "The latents of held-out images moving from t = 0 to t = 1, decoded.",
     "emergence": "How pictures emerge along the decoder's own flow.",
+    "refinement": "The refiner's flow, from decoded pictures with noise to images.",
 }
 CURVES = (
     ("Nats an image", {"train_nats": "training", "validation_nats": "validation"}),
     ("Loss", {"loss": "loss"}),
+    ("Refiner: square error of the velocity, a pixel", {"matching": "training", "validation_matching": "validation"}),
     ("Norm of the gradient", {"gradient_norm": "norm"}),
     ("Learning rate", {"rate": "rate"}),
     ("Error of the training solver, nats", {"solver_gap_nats": "gap"}),
@@ -92,6 +94,7 @@ def _facts(record: RunRecord) -> str:
         f"{recipe.latent.dim} latent dimensions",
         f"loop {recipe.flow.loop}",
         f"prior {recipe.prior.kind}",
+        *(["refined"] if recipe.refiner.kind != "none" else []),
         record.progress,
     ]
     if record.rows:

@@ -1,0 +1,133 @@
+"""The refiner: a flow from the decoder's picture, with noise, to a sharp image; the latent is its control."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..control import ControlledODE, OpenController, Solver, UNetField
+from ..control.controllers import multilayer_perceptron
+
+__all__ = ["Refiner"]
+
+
+class _Guidance(nn.Module):
+    """From a latent and its picture, (n, d + C H W), to the field's control: gains and biases, and the picture."""
+
+    def __init__(self, dim: int, field: UNetField, hidden: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("centre", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        self.centre: Tensor
+        self.scale: Tensor
+        self.body = multilayer_perceptron((dim, hidden, hidden))
+        self.head = nn.Linear(hidden, field.modulations)
+        nn.init.normal_(self.head.weight, std=0.1 / hidden**0.5)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        latents, pictures = condition.split([self.dim, condition.shape[1] - self.dim], 1)
+        modulations = self.head(self.body((latents - self.centre) / self.scale))
+        return torch.cat([modulations, pictures], 1)
+
+
+class Refiner(nn.Module):
+    """A controlled flow of pixels that adds what a decoder leaves out, drawn at random.
+
+    A decoder's picture is a mean, and so blurred. From it, with Gaussian noise, at t = 0 the flow of a U-net, whose
+    gains and biases the latent decides, leads to an image at t = 1. It is trained by flow matching along straight
+    lines, with encoder and decoder as they are, so that it draws p(image | latent).
+
+    Sources: Lipman et al., "Flow matching for generative modeling", ICLR 2023; Albergo et al., "Stochastic interpolants
+    with data-dependent couplings", ICML 2024.
+
+    Args:
+        dim: number of latent dimensions d.
+        shape: (C, H, W) of the images.
+        width: channels of the U-net at its first resolution.
+        blocks: its blocks at each resolution, down and up.
+        noise: standard deviation of what is added to the picture, in units of [0, 1].
+        steps: steps of the midpoint method.
+
+    Attributes:
+        precision: dtype of the U-net's layers under automatic casting while it is trained; None for float32.
+        fitted: whether it was trained; until then images are the decoder's pictures, without noise.
+
+    >>> refiner = Refiner(3, (1, 8, 8), width=8, blocks=1)
+    >>> latents, pictures = torch.randn(5, 3), torch.rand(5, 1, 8, 8)
+    >>> refiner(pictures, latents, torch.randn(5, 1, 8, 8)).shape
+    torch.Size([5, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        shape: tuple[int, int, int],
+        width: int = 64,
+        blocks: int = 1,
+        noise: float = 0.3,
+        steps: int = 4,
+    ) -> None:
+        super().__init__()
+        self.noise = noise
+        self.precision: torch.dtype | None = None
+        field = UNetField(shape, width, blocks)
+        gamma = _Guidance(dim, field, 2 * width)
+        self.flow = ControlledODE(field, OpenController(gamma), solver=Solver("midpoint", steps))
+        self.register_buffer("fitted", torch.tensor(False))
+        self.fitted: Tensor
+
+    @torch.no_grad()
+    def take_scale(self, latents: Tensor) -> None:
+        """Take over mean and standard deviation of latents (n, d), which the latents it sees are standardised by."""
+        gamma = cast(_Guidance, cast(OpenController, self.flow.controller).gamma)
+        gamma.centre.copy_(latents.mean(0))
+        gamma.scale.copy_(latents.std(0, correction=0).clamp_min(1e-4))
+
+    def start(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """Return the states at t = 0 of pictures and standard normal noise, both (n, C, H, W)."""
+        return pictures + self.noise * noise
+
+    def matching(self, images: Tensor, pictures: Tensor, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the mean square per pixel, (n,), of the field's error about the velocity of straight lines.
+
+        Args:
+            images: where the lines lead, (n, C, H, W) in [0, 1].
+            pictures: the decoder's pictures of the images' latents, (n, C, H, W) in [0, 1].
+            latents: (n, d).
+            noise: standard normal numbers, (n, C, H, W).
+            t: times at which the field is asked, (n,), in [0, 1].
+        """
+        start = self.start(pictures, noise)
+        point = torch.lerp(start, images, t.view(-1, 1, 1, 1))
+        field = self.flow.controller.steer(self.flow.field, self._condition(pictures, latents))
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
+            velocity = field.velocity(t, point.unsqueeze(1)).squeeze(1)
+        return (velocity.float() - (images - start)).square().flatten(1).mean(1)
+
+    def forward(self, pictures: Tensor, latents: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Return images (n, C, H, W) in [0, 1].
+
+        Args:
+            pictures: the decoder's pictures, (n, C, H, W) in [0, 1].
+            latents: the latents that they were decoded from, (n, d).
+            noise: standard normal numbers, (n, C, H, W).
+            steps: steps of the solver instead of its own.
+        """
+        state: Tensor = self.flow(self.start(pictures, noise), self._condition(pictures, latents), steps=steps).state
+        return state.clamp(0.0, 1.0)
+
+    def film(self, pictures: Tensor, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Return the states (T, n, C, H, W), cut to [0, 1], at rising times (T,) in [0, 1]; else as above."""
+        start = self.start(pictures, noise)
+        wanted = torch.cat([times.new_zeros(1), times]) if float(times[0]) > 0 else times
+        if len(wanted) == 1:  # t = 0 alone
+            return start.clamp(0.0, 1.0).unsqueeze(0)
+        states: Tensor = self.flow(start, self._condition(pictures, latents), times=wanted).states
+        return states[len(wanted) - len(times) :].clamp(0.0, 1.0)
+
+    def _condition(self, pictures: Tensor, latents: Tensor) -> Tensor:
+        return torch.cat([latents, pictures.flatten(1)], 1)

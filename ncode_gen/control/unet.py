@@ -1,0 +1,185 @@
+"""A field on images: a U-net whose gains and biases, and the picture that guides it, are each sample's own."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .field import Field, VectorField
+
+__all__ = ["UNetField"]
+
+SMALLEST, LARGE, WIDEN, EXPAND, KERNEL, TIMES = 8, 16, 4, 2, 5, 8
+
+
+class _Block(nn.Module):
+    """A depthwise convolution and two 1 x 1 around a skip; it starts as the identity.
+
+    Gains and biases, two numbers for each channel before the first 1 x 1 and for each unit after it, come with the
+    call. Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022, figure 4, with the norm over all channels and
+    pixels.
+
+    Args:
+        channels: number of channels in and out.
+        time: number of features of the time.
+    """
+
+    def __init__(self, channels: int, time: int) -> None:
+        super().__init__()
+        units = EXPAND * channels
+        self.sizes = (channels, channels, units, units)
+        self.spread = nn.Conv2d(channels, channels, KERNEL, padding=KERNEL // 2, groups=channels)
+        self.norm = nn.GroupNorm(1, channels, affine=False)
+        self.up, self.down = nn.Conv2d(channels, units, 1), nn.Conv2d(units, channels, 1)
+        self.clock = nn.Linear(time, sum(self.sizes))
+        for value in (self.down.weight, *self.clock.parameters()):
+            nn.init.zeros_(value)
+
+    def forward(self, maps: Tensor, control: Tensor, time: Tensor) -> Tensor:
+        parts = (control + self.clock(time)).split(self.sizes, -1)
+        gain, bias, inner_gain, inner_bias = (part[..., None, None] for part in parts)
+        units = (1 + gain) * self.norm(self.spread(maps)) + bias
+        units = nn.functional.silu((1 + inner_gain) * self.up(units) + inner_bias)
+        out: Tensor = maps + self.down(units)
+        return out
+
+
+def _blocks(level: nn.Module) -> list[_Block]:
+    return list(cast(nn.ModuleList, level))  # type: ignore[arg-type]
+
+
+class UNetField(Field):
+    """A convolutional network over several resolutions, for states that are images of one size.
+
+    What all samples share are the kernels, and how the time enters. A control is, for each sample, gains and biases of
+    all channels and units, and after them a picture of the size of the state, its guide, which the first layer is shown
+    beside the state. The velocity is zero at the start of training.
+
+    Images above 16 pixels are taken in patches of 2 x 2; the side is then halved until it is at most 8. Sizes that
+    cannot be halved so often are padded by their border inside.
+
+    Args:
+        shape: (C, H, W) of states and guides.
+        width: channels at the first resolution; doubled as the side is halved, at most up to four times `width`.
+        blocks: blocks at each resolution, on the way down and on the way up.
+
+    Raises:
+        ValueError: a size below one.
+
+    >>> field = UNetField((1, 28, 28), width=8, blocks=1)
+    >>> control = field.pack(torch.randn(5, field.modulations), torch.rand(5, 1, 28, 28))
+    >>> field(0.0, torch.rand(5, 1, 28, 28), control).abs().max()
+    tensor(0., grad_fn=<MaxBackward1>)
+    """
+
+    axes = 3
+
+    def __init__(self, shape: tuple[int, int, int], width: int = 64, blocks: int = 1) -> None:
+        super().__init__()
+        if min(*shape, width, blocks) < 1:
+            raise ValueError(f"image sides, width and blocks must be at least 1, got {shape}, {width} and {blocks}")
+        self.shape, self.dim, self.summary_size = shape, shape[0], 2 * shape[0]
+        self.patch = 2 if max(shape[1:]) > LARGE else 1
+        side, widths = math.ceil(max(shape[1:]) / self.patch), [width]
+        while side > SMALLEST:
+            side = math.ceil(side / 2)
+            widths.append(min(2 * widths[-1], WIDEN * width))
+        self.multiple = self.patch * 2 ** (len(widths) - 1)
+        pixels = shape[0] * self.patch**2
+        time = 2 * width
+        self.clock = nn.Sequential(nn.Linear(1 + 2 * TIMES, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
+        self.register_buffer("frequencies", math.pi / 2 * torch.arange(1, TIMES + 1), persistent=False)
+        self.frequencies: Tensor
+        self.first = nn.Conv2d(2 * pixels, width, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.shrink, self.enlarge, self.join = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for level, channels in enumerate(widths):
+            self.down.append(nn.ModuleList(_Block(channels, time) for _ in range(blocks)))
+            self.up.append(nn.ModuleList(_Block(channels, time) for _ in range(blocks)))
+            if level + 1 < len(widths):
+                below = widths[level + 1]
+                self.shrink.append(nn.Conv2d(channels, below, 2, stride=2))
+                self.enlarge.append(nn.Conv2d(below, 4 * channels, 1))
+                self.join.append(nn.Conv2d(2 * channels, channels, 1))
+        self.last = nn.Conv2d(width, pixels, 3, padding=1)
+        for value in self.last.parameters():
+            nn.init.zeros_(value)
+        self.sizes = [sum(block.sizes) for level in (*self.down, *reversed(self.up)) for block in _blocks(level)]
+        self.modulations = sum(self.sizes)
+        self.control_size = self.modulations + math.prod(shape)
+
+    def pack(self, modulations: Tensor, guides: Tensor) -> Tensor:
+        """Return controls (n, P) of gains and biases (n, `modulations`) and guides (n, C, H, W)."""
+        return torch.cat([modulations, guides.flatten(1)], 1)
+
+    def bind(self, control: Tensor) -> VectorField:
+        """Return the vector field under `control`."""
+        return _Guided(self, control)
+
+    def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
+        """Return zeros: no gain or bias differs from its start, and the guide is empty."""
+        return torch.zeros(self.control_size)
+
+    def summary(self, x: Tensor) -> Tensor:
+        """Return the mean and the mean square of every channel of images (n, C, H, W), shape (n, 2 C)."""
+        pixels = x.flatten(2)
+        return torch.cat([pixels.mean(-1), pixels.square().mean(-1)], -1)
+
+    def apply_network(self, t: Tensor, images: Tensor, guides: Tensor, modulations: Tensor) -> Tensor:
+        """Return the velocity (m, C, H, W) of images under guides of the same shape.
+
+        Args:
+            t: time, scalar or (m,).
+            images: (m, C, H, W).
+            guides: (m, C, H, W).
+            modulations: gains and biases, (m, `modulations`) or those of all, (1, `modulations`).
+        """
+        angles = t.reshape(-1, 1) * self.frequencies
+        time = self.clock(torch.cat([t.reshape(-1, 1), angles.sin(), angles.cos()], 1))
+        parts = iter(modulations.split(self.sizes, 1))
+        maps = self._padded(torch.cat([images, guides], 1))
+        maps = self.first(nn.functional.pixel_unshuffle(maps, self.patch) if self.patch > 1 else maps)
+        kept: list[Tensor] = []
+        for level, blocks in enumerate(self.down):
+            for block in _blocks(blocks):
+                maps = block(maps, next(parts), time)
+            if level < len(self.shrink):
+                kept.append(maps)
+                maps = self.shrink[level](maps)
+        for level in reversed(range(len(self.up))):
+            if level < len(self.enlarge):
+                above = nn.functional.pixel_shuffle(self.enlarge[level](maps), 2)
+                maps = self.join[level](torch.cat([above, kept[level]], 1))
+            for block in _blocks(self.up[level]):
+                maps = block(maps, next(parts), time)
+        out = self.last(nn.functional.silu(maps))
+        out = nn.functional.pixel_shuffle(out, self.patch) if self.patch > 1 else out
+        found: Tensor = out[..., : self.shape[1], : self.shape[2]]
+        return found
+
+    def _padded(self, maps: Tensor) -> Tensor:
+        height, width = (-side % self.multiple for side in self.shape[1:])
+        return nn.functional.pad(maps, (0, width, 0, height), mode="replicate") if height or width else maps
+
+
+class _Guided(VectorField):
+    def __init__(self, field: UNetField, control: Tensor) -> None:
+        super().__init__(field, control)
+        rows = control.view(-1, field.control_size)
+        self.modulations, guides = rows.split([field.modulations, math.prod(field.shape)], 1)
+        self.guides = guides.unflatten(1, field.shape)
+
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        field = self.field
+        assert isinstance(field, UNetField)
+        images, particles = x.flatten(0, 1), x.shape[1]
+        modulations, guides = self.modulations, self.guides
+        if len(guides) > 1 and particles > 1:
+            modulations, guides = (part.repeat_interleave(particles, 0) for part in (modulations, guides))
+        if t.dim():
+            t = t.repeat_interleave(particles, 0)
+        guides = guides.expand(len(images), -1, -1, -1)
+        return field.apply_network(t, images, guides, modulations).view_as(x)

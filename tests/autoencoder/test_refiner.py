@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from ncode_gen.autoencoder import Refiner, build_model
+from ncode_gen.recipe import FlowRecipe, LatentRecipe, Recipe, RefinerRecipe
+
+
+def random_refiner(shape=(1, 8, 8), dim=3, **options):
+    """Return a refiner whose flow moves, as a trained one's does."""
+    torch.manual_seed(0)
+    refiner = Refiner(dim, shape, width=8, **options)
+    with torch.no_grad():
+        for parameter in refiner.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    refiner.fitted.fill_(True)
+    return refiner.requires_grad_(False)
+
+
+def refined_model():
+    torch.manual_seed(0)
+    recipe = Recipe(latent=LatentRecipe(3), flow=FlowRecipe(hidden=8, steps=2), refiner=RefinerRecipe("flow", width=8))
+    model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
+    model.refiner = random_refiner()
+    return model
+
+
+def test_it_begins_as_picture_and_noise():
+    refiner = Refiner(3, (1, 8, 8), width=8, noise=0.5)
+    pictures, noise = torch.full((4, 1, 8, 8), 0.5), torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(refiner(pictures, torch.randn(4, 3), noise), (0.5 + 0.5 * noise).clamp(0, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 9), (1, 28, 28), (3, 33, 18), (1, 1, 1)], ids=str)
+def test_it_takes_images_of_any_size(shape):
+    refiner = random_refiner(shape)
+    pictures, latents = torch.rand(2, *shape), torch.randn(2, 3)
+    images = refiner(pictures, latents, torch.randn(2, *shape))
+    assert images.shape == pictures.shape and bool(((images >= 0) & (images <= 1)).all())
+
+
+def test_matching_is_the_error_about_the_velocity_of_straight_lines():
+    refiner = random_refiner(noise=0.25)
+    images, pictures, latents = torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8), torch.randn(5, 3)
+    noise, t = torch.randn(5, 1, 8, 8), torch.rand(5)
+    found = refiner.matching(images, pictures, latents, noise, t)
+    start = pictures + 0.25 * noise
+    for i in range(5):
+        point = (1 - t[i]) * start[i : i + 1] + t[i] * images[i : i + 1]
+        condition = torch.cat([latents[i : i + 1], pictures[i : i + 1].flatten(1)], 1)
+        velocity = refiner.flow.velocity(float(t[i]), point.unsqueeze(1), condition).squeeze(1)
+        torch.testing.assert_close(found[i], (velocity - (images[i] - start[i])).square().mean())
+
+
+def test_a_perfect_field_brings_every_picture_to_its_image():
+    """With one image for all, flow matching has the exact solution v = (image - x) / (1 - t)."""
+    torch.manual_seed(0)
+    refiner = Refiner(2, (1, 4, 4), width=16, blocks=2, noise=0.3, steps=8)
+    image, optimiser = torch.rand(1, 1, 4, 4), torch.optim.Adam(refiner.parameters(), 3e-3)
+    for _ in range(200):
+        pictures, latents = torch.rand(32, 1, 4, 4), torch.randn(32, 2)
+        loss = refiner.matching(
+            image.expand(32, -1, -1, -1), pictures, latents, torch.randn(32, 1, 4, 4), torch.rand(32)
+        ).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        drawn = refiner(torch.rand(32, 1, 4, 4), torch.randn(32, 2), torch.randn(32, 1, 4, 4))
+    assert float((drawn - image).square().mean()) < 0.1 * float((torch.rand(32, 1, 4, 4) - image).square().mean())
+
+
+def test_a_film_ends_with_the_image():
+    refiner = random_refiner(steps=8)
+    pictures, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
+    film = refiner.film(pictures, latents, noise, torch.linspace(0, 1, 9))
+    assert film.shape == (9, 2, 1, 8, 8)
+    torch.testing.assert_close(film[0], (pictures + 0.3 * noise).clamp(0, 1))
+    torch.testing.assert_close(film[-1], refiner(pictures, latents, noise), atol=1e-5, rtol=1e-5)
+    late = refiner.film(pictures, latents, noise, torch.tensor([1.0]))
+    assert late.shape == (1, 2, 1, 8, 8)
+    assert torch.equal(refiner.film(pictures, latents, noise, torch.zeros(1))[0], film[0])
+
+
+def test_samples_are_refined_and_do_not_depend_on_the_batch():
+    model = refined_model()
+    one, two = (model.sample(5, torch.Generator().manual_seed(0), batch=batch) for batch in (5, 2))
+    torch.testing.assert_close(one, two)
+    plain = model.sample(5, torch.Generator().manual_seed(0), refine=False)
+    assert not torch.allclose(one, plain)
+    latents = model.prior.sample(5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(plain, model.decode(latents))
+    model.refiner.fitted.fill_(False)
+    assert torch.equal(model.sample(5, torch.Generator().manual_seed(0)), plain)
+    assert model.refinement(latents, torch.linspace(0, 1, 3)) is None
+
+
+def test_likelihoods_know_nothing_of_it():
+    model = refined_model()
+    images = torch.rand(3, 1, 8, 8)
+    with_it = model.log_likelihood(images, 4, torch.Generator().manual_seed(0))
+    model.refiner = None
+    assert torch.equal(with_it, model.log_likelihood(images, 4, torch.Generator().manual_seed(0)))
