@@ -58,6 +58,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
 CPU = torch.device("cpu")
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
+REFINED = ("ncode-refined",)
 VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
 FLAGSHIPS = ("vae-flow", "ncode-open-flow")
 PRIORS = ("own", "gaussian", "mixture10", "mixture", "flow")
@@ -176,7 +177,9 @@ class Study:
             found: dict[str, Any] = {"prior": prior, "fitting_seconds": round(fitting, 1)}
             if isinstance(model.prior, GaussianMixture):
                 found["components"] = model.prior.components
-            if model.prior.active_flow is not None:
+            if model.refiner is not None:
+                found["fid_by_refiner_nfe"] = self.by_refiner_steps(model, seed)
+            elif model.prior.active_flow is not None:
                 found["fid_by_nfe"] = self.by_steps(model, seed)
             # A deep flow's density takes d derivatives an evaluation: too slow for all these particles.
             deep = isinstance(model.prior, FlowPrior) and model.prior.layers > 1
@@ -204,6 +207,22 @@ class Study:
         if isinstance(train, TensorImages) and isinstance(test, TensorImages) and train.labels is not None:
             scores["probe"] = linear_probe(model, train, test)
         return scores
+
+    def by_refiner_steps(self, model: LatentModel, seed: int) -> dict[str, float]:
+        """Return the Frechet distance by evaluations of the refiner's field; with none, of the decoder's pictures."""
+        refiner, found = model.refiner, {}
+        assert refiner is not None
+        own = refiner.flow.solver
+        for steps in (0, 1, 2, own.steps, 2 * own.steps):
+            if steps:
+                refiner.flow.solver = dataclasses.replace(own, steps=steps)
+            else:
+                model.refiner = None
+            fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True)
+            found[str(2 * steps)] = compare_features(self.real, fake)["fid"].value
+            model.refiner = refiner
+        refiner.flow.solver = own
+        return found
 
     def by_steps(self, model: LatentModel, seed: int) -> dict[str, float]:
         """Return the Frechet distance by evaluations of the prior's field."""
@@ -255,7 +274,7 @@ def main() -> None:
     """Run the cells that are not done, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=("digits", "mnist", "fashion-mnist", "folder"))
-    parser.add_argument("--models", nargs="*", default=[*AUTOENCODERS, *VARIATIONAL, *FLAGSHIPS])
+    parser.add_argument("--models", nargs="*", default=[*AUTOENCODERS, *REFINED, *VARIATIONAL, *FLAGSHIPS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--root", default="data", help="folder of the image sets, or of the pictures")
     parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")

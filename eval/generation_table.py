@@ -25,6 +25,10 @@ COLUMNS = (
     ("probe", "probe", 3),
     ("interpolation", "way", 2),
 )
+NFE = {
+    "fid_by_nfe": "the flow prior's field (Runge-Kutta 4)",
+    "fid_by_refiner_nfe": "the refiner's field (midpoint), 0 without it",
+}
 SHORT = ("fid", "kid", "recall", "coverage", "nll_nats", "elbo_nats", "reconstruction_fid")
 
 
@@ -99,6 +103,19 @@ def _best_first(cells: Cells) -> list[tuple[Key, list[dict[str, Any]]]]:
     return sorted(cells.items(), key=lambda item: sum(c["scores"]["fid"]["value"] for c in item[1]) / len(item[1]))
 
 
+def _by_evaluations(cells: Cells, key: str, what: str) -> list[str]:
+    """Return the lines of a table of scores by evaluations of a field, of seed 0."""
+    groups = [(names, group[0][key]) for names, group in cells.items() if key in group[0]]
+    if not groups:
+        return []
+    counts = list(groups[0][1])
+    lines = ["", f"FID by evaluations of {what}, seed 0:", ""]
+    lines += ["| model | d | prior | " + " | ".join(counts) + " |", "|---|---:|---|" + "---:|" * len(counts)]
+    for (model, dim, _, prior), found in groups:
+        lines.append(f"| {model} | {dim} | {prior} | " + " | ".join(f"{found[n]:.2f}" for n in counts) + " |")
+    return lines
+
+
 def table(data: str, folder: Path) -> str:
     """Return all finished cells of an image set as Markdown, the lowest FID first."""
     cells = collected(folder)
@@ -127,16 +144,8 @@ def table(data: str, folder: Path) -> str:
         entries += [str(first.get(key, "-")) for key in ("parameters", "epochs")]
         entries.append(f"{first['training_seconds']:.0f}" if "training_seconds" in first else "-")
         lines.append(f"| {model} | {dim or '-'} | {name} | {len(group)} | " + " | ".join(entries) + " |")
-    by_steps = [(key, group[0]["fid_by_nfe"]) for key, group in cells.items() if "fid_by_nfe" in group[0]]
-    if by_steps:
-        evaluations = list(by_steps[0][1])
-        lines += ["", "FID by evaluations of the flow prior's field (Runge-Kutta 4), seed 0:", ""]
-        lines += [
-            "| model | d | prior | " + " | ".join(evaluations) + " |",
-            "|---|---:|---|" + "---:|" * len(evaluations),
-        ]
-        for (model, dim, _, prior), found in by_steps:
-            lines.append(f"| {model} | {dim} | {prior} | " + " | ".join(f"{found[e]:.2f}" for e in evaluations) + " |")
+    for key, what in NFE.items():
+        lines += _by_evaluations(cells, key, what)
     particles = sorted({cell["particles"] for group in cells.values() for cell in group if "particles" in cell})
     if particles:
         lines += ["", f"Particles of the likelihoods: {', '.join(map(str, particles))}."]

@@ -76,6 +76,11 @@ class Reporter(_Shown):
         if self.writes:
             self._draw(lambda: self._open(step))
 
+    def begin_part(self, line: str) -> None:
+        """Say that another part of training begins, whose speed is its own."""
+        self.tell(line)
+        self.first_step = -1
+
     def _open(self, step: int) -> None:
         self.curves = Curves(self.folder / "tensorboard", step)
 

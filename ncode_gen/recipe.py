@@ -195,8 +195,8 @@ class RefinerRecipe:
     """Channels of its U-net at the first resolution (doubled as the side is halved)."""
     blocks: int = 1
     """Its blocks at each resolution, on the way down and on the way up."""
-    noise: float = 0.3
-    """Standard deviation of the noise that is added to the decoder's picture, in units of [0, 1]."""
+    noise: float = 1.0
+    """Standard deviation of the noise that it starts from, in units of that of what the decoder leaves out."""
     steps: int = 4
     """Steps of the midpoint method between picture and image."""
     epochs: int = 10

@@ -301,9 +301,9 @@ class _Loop:
         assert refiner is not None
         generator = torch.Generator().manual_seed(recipe.seed + 3)
         some = torch.randperm(len(self.splits.train), generator=generator)[:SCALED_BY]
-        refiner.take_scale(
-            torch.cat([average.draw(part, generator) for part in self.splits.train.batches(500, some, self.device)])
-        )
+        images = torch.cat(list(self.splits.train.batches(500, some, self.device)))
+        latents = average.draw(images, generator)
+        refiner.take_scale(images, average.decode(latents), latents)
         refiner.fitted.fill_(True)
         trained = copy.deepcopy(refiner).requires_grad_(True)
         trained.precision = self.precision
@@ -320,6 +320,7 @@ class _Loop:
         )
         at = Progress(epoch=recipe.training.epochs, step=self.total)
         self.training = Training(trained, average, step, generator, at, refining=True)
+        self.reporter.begin_part(f"the refiner is trained, in epochs {at.epoch + 1} to {recipe.epochs}")
 
     def _take_over(self, state: LoadedState) -> None:
         """Take over the state of a run.

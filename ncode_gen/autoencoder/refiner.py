@@ -12,6 +12,8 @@ from ..control.controllers import multilayer_perceptron
 
 __all__ = ["Refiner"]
 
+LEAST_SPREAD = 1 / 255
+
 
 class _Guidance(nn.Module):
     """From a latent and its picture, (n, d + C H W), to the field's control: gains and biases, and the picture."""
@@ -37,9 +39,10 @@ class _Guidance(nn.Module):
 class Refiner(nn.Module):
     """A controlled flow of pixels that adds what a decoder leaves out, drawn at random.
 
-    A decoder's picture is a mean, and so blurred. From it, with Gaussian noise, at t = 0 the flow of a U-net, whose
-    gains and biases the latent decides, leads to an image at t = 1. It is trained by flow matching along straight
-    lines, with encoder and decoder as they are, so that it draws p(image | latent).
+    A decoder's picture is a mean, and so blurred. What it leaves out, divided by its standard deviation, is the end of
+    a flow from Gaussian noise: that of a U-net whose gains and biases the latent decides, and which is shown the
+    picture. It is trained by flow matching along straight lines, with encoder and decoder as they are, so that it draws
+    p(image | latent).
 
     Sources: Lipman et al., "Flow matching for generative modeling", ICLR 2023; Albergo et al., "Stochastic interpolants
     with data-dependent couplings", ICML 2024.
@@ -49,12 +52,13 @@ class Refiner(nn.Module):
         shape: (C, H, W) of the images.
         width: channels of the U-net at its first resolution.
         blocks: its blocks at each resolution, down and up.
-        noise: standard deviation of what is added to the picture, in units of [0, 1].
+        noise: standard deviation of the noise, in units of that of what the decoder leaves out.
         steps: steps of the midpoint method.
 
     Attributes:
         precision: dtype of the U-net's layers under automatic casting while it is trained; None for float32.
         fitted: whether it was trained; until then images are the decoder's pictures, without noise.
+        spread: standard deviation of what the decoder leaves out, in units of [0, 1], (C, 1, 1).
 
     >>> refiner = Refiner(3, (1, 8, 8), width=8, blocks=1)
     >>> latents, pictures = torch.randn(5, 3), torch.rand(5, 1, 8, 8)
@@ -68,31 +72,39 @@ class Refiner(nn.Module):
         shape: tuple[int, int, int],
         width: int = 64,
         blocks: int = 1,
-        noise: float = 0.3,
+        noise: float = 1.0,
         steps: int = 4,
     ) -> None:
         super().__init__()
         self.noise = noise
         self.precision: torch.dtype | None = None
-        field = UNetField(shape, width, blocks)
+        field = UNetField(shape, width, blocks, noise)
         gamma = _Guidance(dim, field, 2 * width)
         self.flow = ControlledODE(field, OpenController(gamma), solver=Solver("midpoint", steps))
         self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("spread", torch.ones(shape[0], 1, 1))
         self.fitted: Tensor
+        self.spread: Tensor
 
     @torch.no_grad()
-    def take_scale(self, latents: Tensor) -> None:
-        """Take over mean and standard deviation of latents (n, d), which the latents it sees are standardised by."""
+    def take_scale(self, images: Tensor, pictures: Tensor, latents: Tensor) -> None:
+        """Take over the scale of latents and of what the decoder leaves out, by which both are divided.
+
+        Args:
+            images: (n, C, H, W) in [0, 1].
+            pictures: the decoder's pictures of their latents, (n, C, H, W) in [0, 1].
+            latents: (n, d).
+        """
         gamma = cast(_Guidance, cast(OpenController, self.flow.controller).gamma)
         gamma.centre.copy_(latents.mean(0))
         gamma.scale.copy_(latents.std(0, correction=0).clamp_min(1e-4))
-
-    def start(self, pictures: Tensor, noise: Tensor) -> Tensor:
-        """Return the states at t = 0 of pictures and standard normal noise, both (n, C, H, W)."""
-        return pictures + self.noise * noise
+        left_out = (images - pictures).square().mean((0, 2, 3)).sqrt()
+        self.spread.copy_(left_out.clamp_min(LEAST_SPREAD).view(-1, 1, 1))
 
     def matching(self, images: Tensor, pictures: Tensor, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the mean square per pixel, (n,), of the field's error about the velocity of straight lines.
+
+        Its unit is the variance that would be left if the ends were noise, so that a new refiner has about 1.
 
         Args:
             images: where the lines lead, (n, C, H, W) in [0, 1].
@@ -101,12 +113,14 @@ class Refiner(nn.Module):
             noise: standard normal numbers, (n, C, H, W).
             t: times at which the field is asked, (n,), in [0, 1].
         """
-        start = self.start(pictures, noise)
-        point = torch.lerp(start, images, t.view(-1, 1, 1, 1))
-        field = self.flow.controller.steer(self.flow.field, self._condition(pictures, latents))
+        start, end = self.noise * noise, (images - pictures) / self.spread
+        point = torch.lerp(start, end, t.view(-1, 1, 1, 1))
+        field = cast(UNetField, self.flow.field)
+        bound = self.flow.controller.steer(field, self._condition(pictures, latents))
         with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
-            velocity = field.velocity(t, point.unsqueeze(1)).squeeze(1)
-        return (velocity.float() - (images - start)).square().flatten(1).mean(1)
+            velocity = bound.velocity(t, point.unsqueeze(1)).squeeze(1)
+        uncertain = field.known(t)[1]
+        return (velocity.float() - (end - start)).square().flatten(1).mean(1) / uncertain.square()
 
     def forward(self, pictures: Tensor, latents: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
         """Return images (n, C, H, W) in [0, 1].
@@ -117,17 +131,20 @@ class Refiner(nn.Module):
             noise: standard normal numbers, (n, C, H, W).
             steps: steps of the solver instead of its own.
         """
-        state: Tensor = self.flow(self.start(pictures, noise), self._condition(pictures, latents), steps=steps).state
-        return state.clamp(0.0, 1.0)
+        end: Tensor = self.flow(self.noise * noise, self._condition(pictures, latents), steps=steps).state
+        return self._added(pictures, end)
 
     def film(self, pictures: Tensor, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Return the states (T, n, C, H, W), cut to [0, 1], at rising times (T,) in [0, 1]; else as above."""
-        start = self.start(pictures, noise)
+        """Return the images (T, n, C, H, W) in [0, 1] at rising times (T,) in [0, 1]; else as above."""
+        start = self.noise * noise
         wanted = torch.cat([times.new_zeros(1), times]) if float(times[0]) > 0 else times
         if len(wanted) == 1:  # t = 0 alone
-            return start.clamp(0.0, 1.0).unsqueeze(0)
+            return self._added(pictures, start).unsqueeze(0)
         states: Tensor = self.flow(start, self._condition(pictures, latents), times=wanted).states
-        return states[len(wanted) - len(times) :].clamp(0.0, 1.0)
+        return self._added(pictures, states[len(wanted) - len(times) :])
+
+    def _added(self, pictures: Tensor, states: Tensor) -> Tensor:
+        return (pictures + self.spread * states).clamp(0.0, 1.0)
 
     def _condition(self, pictures: Tensor, latents: Tensor) -> Tensor:
         return torch.cat([latents, pictures.flatten(1)], 1)

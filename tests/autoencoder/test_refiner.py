@@ -24,10 +24,21 @@ def refined_model():
     return model
 
 
-def test_it_begins_as_picture_and_noise():
-    refiner = Refiner(3, (1, 8, 8), width=8, noise=0.5)
-    pictures, noise = torch.full((4, 1, 8, 8), 0.5), torch.randn(4, 1, 8, 8)
-    torch.testing.assert_close(refiner(pictures, torch.randn(4, 3), noise), (0.5 + 0.5 * noise).clamp(0, 1))
+def test_it_begins_as_picture_and_noise_of_the_spread_of_what_is_left_out():
+    refiner = Refiner(3, (2, 8, 8), width=8, noise=0.5, steps=64)
+    images, latents = torch.rand(50, 2, 8, 8), torch.randn(50, 3)
+    left_out = torch.randn(50, 2, 8, 8) * torch.tensor([0.01, 0.1]).view(2, 1, 1)
+    refiner.take_scale(images, images - left_out, latents)
+    torch.testing.assert_close(refiner.spread.flatten(), torch.tensor([0.01, 0.1]), rtol=0.1, atol=0)
+    noise = torch.randn(50, 2, 8, 8)
+    pictures = torch.full_like(images, 0.5)
+    torch.testing.assert_close(refiner(pictures, latents, noise), pictures + refiner.spread * noise, atol=1e-3, rtol=0)
+    field = refiner.flow.field
+    start = refiner.matching(images, images - left_out, latents, noise, torch.rand(50))
+    assert float(start.mean()) == pytest.approx(1.0, abs=0.1)
+    with torch.no_grad():
+        field.last.bias.fill_(0.1)
+    assert float(refiner.matching(images, images - left_out, latents, noise, torch.rand(50)).mean()) > start.mean()
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 9), (1, 28, 28), (3, 33, 18), (1, 1, 1)], ids=str)
@@ -42,19 +53,23 @@ def test_matching_is_the_error_about_the_velocity_of_straight_lines():
     refiner = random_refiner(noise=0.25)
     images, pictures, latents = torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8), torch.randn(5, 3)
     noise, t = torch.randn(5, 1, 8, 8), torch.rand(5)
+    refiner.spread.fill_(0.2)
     found = refiner.matching(images, pictures, latents, noise, t)
-    start = pictures + 0.25 * noise
+    start, end = 0.25 * noise, (images - pictures) / 0.2
     for i in range(5):
-        point = (1 - t[i]) * start[i : i + 1] + t[i] * images[i : i + 1]
+        point = (1 - t[i]) * start[i : i + 1] + t[i] * end[i : i + 1]
         condition = torch.cat([latents[i : i + 1], pictures[i : i + 1].flatten(1)], 1)
         velocity = refiner.flow.velocity(float(t[i]), point.unsqueeze(1), condition).squeeze(1)
-        torch.testing.assert_close(found[i], (velocity - (images[i] - start[i])).square().mean())
+        variance = (0.25 * (1 - t[i])) ** 2 + t[i] ** 2
+        error = (velocity - (end[i] - start[i])).square().mean()
+        torch.testing.assert_close(found[i], error * variance / 0.25**2)
 
 
 def test_a_perfect_field_brings_every_picture_to_its_image():
-    """With one image for all, flow matching has the exact solution v = (image - x) / (1 - t)."""
+    """With one image for all, flow matching has the exact solution v = (end - x) / (1 - t)."""
     torch.manual_seed(0)
-    refiner = Refiner(2, (1, 4, 4), width=16, blocks=2, noise=0.3, steps=8)
+    refiner = Refiner(2, (1, 4, 4), width=16, blocks=2, noise=1.0, steps=8)
+    refiner.spread.fill_(0.4)
     image, optimiser = torch.rand(1, 1, 4, 4), torch.optim.Adam(refiner.parameters(), 3e-3)
     for _ in range(200):
         pictures, latents = torch.rand(32, 1, 4, 4), torch.randn(32, 2)
@@ -74,7 +89,7 @@ def test_a_film_ends_with_the_image():
     pictures, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
     film = refiner.film(pictures, latents, noise, torch.linspace(0, 1, 9))
     assert film.shape == (9, 2, 1, 8, 8)
-    torch.testing.assert_close(film[0], (pictures + 0.3 * noise).clamp(0, 1))
+    torch.testing.assert_close(film[0], (pictures + noise).clamp(0, 1))
     torch.testing.assert_close(film[-1], refiner(pictures, latents, noise), atol=1e-5, rtol=1e-5)
     late = refiner.film(pictures, latents, noise, torch.tensor([1.0]))
     assert late.shape == (1, 2, 1, 8, 8)

@@ -17,9 +17,24 @@ def control_of(field, n):
     return 0.3 * torch.randn(n, field.control_size, dtype=torch.float64)
 
 
-def test_the_velocity_is_zero_at_first():
-    field = UNetField((1, 28, 28), 8)
-    assert float(field(0.3, torch.rand(2, 1, 28, 28), torch.randn(2, field.control_size)).abs().max()) == 0
+@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
+def test_at_first_noise_goes_to_noise_of_unit_variance(noise):
+    field = UNetField((1, 9, 9), 8, noise=noise)
+    flow = ControlledODE(field, OpenController(lambda c: c), solver=Solver("rk4", 64))
+    start = noise * torch.randn(2, 1, 9, 9)
+    torch.testing.assert_close(flow(start, torch.randn(2, field.control_size)).state, start / noise, atol=1e-4, rtol=0)
+
+
+def test_what_is_known_is_the_regression_on_independent_ends():
+    torch.manual_seed(0)
+    field, n = UNetField((1, 4, 4), 4, noise=0.5), 200000
+    start, end = 0.5 * torch.randn(n), torch.randn(n)
+    for time in (0.0, 0.3, 0.8, 1.0):
+        x, velocity = (1 - time) * start + time * end, end - start
+        slope, uncertain, deviation = field.known(torch.tensor(time))
+        assert float(slope) == pytest.approx(float((x * velocity).mean() / x.square().mean()), abs=0.02)
+        assert float(uncertain) == pytest.approx(float((velocity - slope * x).std()), abs=0.02)
+        assert float(deviation) == pytest.approx(float(x.std()), abs=0.02)
 
 
 def test_every_sample_has_a_field_of_its_own():
@@ -48,8 +63,9 @@ def test_the_guide_is_what_pack_says():
     modulations, guides = torch.randn(2, field.modulations).double(), torch.rand(2, 2, 6, 6).double()
     control = field.pack(modulations, guides)
     x = torch.rand(2, 2, 6, 6).double()
-    expected = field.apply_network(torch.tensor(0.2).double(), x, guides, modulations)
-    torch.testing.assert_close(field(0.2, x, control), expected)
+    slope, uncertain, deviation = field.known(torch.tensor(0.2).double())
+    added = field.apply_network(torch.tensor(0.2).double(), x / deviation, guides, modulations)
+    torch.testing.assert_close(field(0.2, x, control), slope * x + uncertain * added)
 
 
 def test_its_log_determinant_is_that_of_the_map():
@@ -63,6 +79,11 @@ def test_its_log_determinant_is_that_of_the_map():
             lambda p, i=i: flow(p.view(1, 1, 3, 3), condition[i : i + 1]).state.view(9), x[i].reshape(9)
         )
         torch.testing.assert_close(found[i], jacobian.slogdet()[1], atol=1e-4, rtol=1e-4)
+
+
+def test_noise_must_be_above_zero():
+    with pytest.raises(ValueError, match="noise must be above 0"):
+        UNetField((1, 4, 4), noise=0.0)
 
 
 @pytest.mark.parametrize("arguments", [((0, 4, 4), 8, 1), ((1, 4, 4), 0, 1), ((1, 4, 4), 8, 0)])
