@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .autoencoder import LatentModel, Refiner
+from .autoencoder import LatentModel
 from .objective import CompiledLoss, Loss, make_loss
 from .recipe import Recipe
 from .solvers import FIXED, random_grid
@@ -20,8 +20,8 @@ from .workers import ALONE, Workers, whole
 
 __all__ = [
     "GuardedAdamW",
-    "RefinementStep",
     "Step",
+    "StepOptions",
     "TrainingStep",
     "learning_rate",
     "make_optimiser",
@@ -85,7 +85,7 @@ class StepOptions(TypedDict):
 
 
 class Step(ABC):
-    """One update of a model; called with (images, learning rate, weight of the KL term, random numbers).
+    """One update of a model; called with (images, learning rate, weight of the KL term, random numbers, indices).
 
     A batch whose loss or gradient is not finite, or one of whose adaptive solves did not reach its last time, changes
     nothing. The random numbers are those of the whole batch, of which each process takes its own part, so that one
@@ -130,13 +130,16 @@ class Step(ABC):
         self.skipped_in_a_row = torch.zeros((), device=device)
 
     @abstractmethod
-    def inputs(self, images: Tensor, beta: float, generator: torch.Generator) -> list[tuple[Tensor | None, ...]]:
+    def inputs(
+        self, images: Tensor, beta: float, generator: torch.Generator, numbers: Tensor | None
+    ) -> list[tuple[Tensor | None, ...]]:
         """Return the arguments of the loss for each part of the batch; all random numbers are drawn here.
 
         Args:
             images: this process's part of the batch, (m, C, H, W) in [0, 1].
             beta: weight of the KL term.
             generator: random numbers, on the CPU.
+            numbers: indices of the images in the training set, (m,), on the CPU.
         """
 
     def unfinished(self) -> int:
@@ -148,11 +151,13 @@ class Step(ABC):
         if self.compiled is not None:
             self.compiled.skip(steps * self.recipe.training.accumulate)
 
-    def __call__(self, images: Tensor, rate: float, beta: float, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, images: Tensor, rate: float, beta: float, generator: torch.Generator, numbers: Tensor | None = None
+    ) -> Tensor:
         """Take the step; `images` are this process's part of the batch, (m, C, H, W) in [0, 1]."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        parts = self.inputs(images, beta, generator)
+        parts = self.inputs(images, beta, generator, numbers)
         self.optimiser.zero_grad(set_to_none=True)
         found, unfinished = images.new_zeros(2), 0
         for number, arguments in enumerate(parts):
@@ -193,7 +198,9 @@ class TrainingStep(Step):
         """Return how many of the flows' last adaptive solves did not reach their last time."""
         return sum(flow.unfinished for flow in self.latent_model.flows)
 
-    def inputs(self, images: Tensor, beta: float, generator: torch.Generator) -> list[tuple[Tensor | None, ...]]:
+    def inputs(
+        self, images: Tensor, beta: float, generator: torch.Generator, numbers: Tensor | None
+    ) -> list[tuple[Tensor | None, ...]]:
         """Return target, noise, weight of the KL term and time grid of each part."""
         target, noise, grid = self._random_inputs(images, generator)
         weight, parts = torch.tensor(beta, device=images.device), self.recipe.training.accumulate
@@ -213,34 +220,6 @@ class TrainingStep(Step):
         flow = self.recipe.flow
         grid = random_grid(flow.steps, generator=generator, jitter=1.0 if flow.grid == "random" else 0.0)
         return target, noise, grid.to(images.device)
-
-
-class RefinementStep(Step):
-    """A step of a refiner: flow matching from a model's own pictures to the images; the figure is the loss.
-
-    Args:
-        refiner: the refiner that is trained.
-        source: the trained model whose latents and pictures it learns from, on the same device.
-        recipe: the recipe.
-        **options: see `Step`.
-    """
-
-    def __init__(self, refiner: Refiner, source: LatentModel, recipe: Recipe, **options: Unpack[StepOptions]) -> None:
-        def loss(*arguments: Tensor) -> tuple[Tensor, Tensor]:
-            found = refiner.matching(*arguments).mean()
-            return found, found.detach()
-
-        super().__init__(refiner, recipe, loss, **options)
-        self.source = source
-
-    def inputs(self, images: Tensor, beta: float, generator: torch.Generator) -> list[tuple[Tensor | None, ...]]:
-        """Return images, pictures, latents, noise and times of each part."""
-        count, part, device = len(images) * self.workers.count, self.workers.part, images.device
-        latents = self.source.latents_under(images, part(torch.randn(count, self.source.dim, generator=generator)))
-        noise = part(torch.randn(count, *images.shape[1:], generator=generator)).to(device)
-        times = part(torch.rand(count, generator=generator)).to(device)
-        given = (images, self.source.decode(latents), latents, noise, times)
-        return list(zip(*(tensor.chunk(self.recipe.training.accumulate) for tensor in given), strict=True))
 
 
 class _LossModule(nn.Module):

@@ -26,6 +26,7 @@ from .prior_fitting import fit_prior
 from .progress import Reporter
 from .recipe import Recipe, changed_keys
 from .records import JsonLines
+from .refinement import RefinementStep, know_pictures, scale_refiner
 from .run import (
     METRICS,
     RECIPE,
@@ -37,7 +38,7 @@ from .run import (
 from .signals import StopRequest, heed_signals
 from .solvers import FIXED
 from .state import STATE, LoadedState, load_state, locked, random_states, restore_random_states, save_state
-from .step import RefinementStep, Step, TrainingStep, learning_rate, update_average
+from .step import Step, TrainingStep, learning_rate, update_average
 from .validation import evaluations, validate, validate_refiner
 from .workers import ALONE, Workers, shared_like, whole
 
@@ -46,7 +47,6 @@ __all__ = ["train"]
 COMPILE_FROM = 5000
 COMPILED_AFTER = 20
 REPORT_EVERY = 20
-SCALED_BY = 2000
 SAVE_SECONDS = 300.0
 
 
@@ -187,15 +187,15 @@ def train(
         Interrupted: a signal asked to stop; the state was saved.
     """
     with locked(folder) if workers.leads else contextlib.nullcontext(), heed_signals() as stop:
-        loop = _Loop(recipe, splits, folder, device, quiet=quiet, workers=workers)
+        loop = _Loop(recipe, splits, folder, device, stop, quiet=quiet, workers=workers)
         with loop.reporter:
             loop.begin(resume)
             while loop.at.epoch < recipe.training.epochs:
-                loop.epoch(stop)
+                loop.epoch()
             if recipe.refiner.kind != "none":
                 loop.refine()
                 while loop.at.epoch < recipe.epochs:
-                    loop.epoch(stop)
+                    loop.epoch()
         average = loop.training.average
         if workers.leads:
             fit_prior(average, splits.train, recipe.seed, device, quiet=quiet, meanwhile=stop.meet)
@@ -207,12 +207,21 @@ class _Loop:
     """The parts of a run and its epochs."""
 
     def __init__(
-        self, recipe: Recipe, splits: Splits, folder: Path, device: torch.device, *, quiet: bool, workers: Workers
+        self,
+        recipe: Recipe,
+        splits: Splits,
+        folder: Path,
+        device: torch.device,
+        stop: StopRequest,
+        *,
+        quiet: bool,
+        workers: Workers,
     ) -> None:
         torch.manual_seed(recipe.seed)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         self.recipe, self.splits, self.folder, self.device, self.workers = recipe, splits, folder, device, workers
+        self.quiet, self.stop = quiet or not workers.leads, stop
         self.batch = _batch_size(recipe, len(splits.train), workers.count)
         check_fits(recipe, splits.train.shape, device, workers.count if workers.sharded else 1)
         self.per_epoch = len(splits.train) // self.batch
@@ -299,11 +308,7 @@ class _Loop:
         recipe, average = self.recipe, self.training.average
         refiner = average.refiner
         assert refiner is not None
-        generator = torch.Generator().manual_seed(recipe.seed + 3)
-        some = torch.randperm(len(self.splits.train), generator=generator)[:SCALED_BY]
-        images = torch.cat(list(self.splits.train.batches(500, some, self.device)))
-        latents = average.draw(images, generator)
-        refiner.take_scale(images, average.decode(latents), latents)
+        scale_refiner(refiner, average, self.splits.train, recipe.seed)
         refiner.fitted.fill_(True)
         trained = copy.deepcopy(refiner).requires_grad_(True)
         trained.precision = self.precision
@@ -313,11 +318,13 @@ class _Loop:
             trained,
             average,
             recipe,
+            lambda: know_pictures(average, self.splits.train, quiet=self.quiet, meanwhile=self.stop.meet),
             compiled=not self.workers.sharded and (setting == "on" or (setting == "auto" and steps >= COMPILE_FROM)),
             tell=self.reporter.tell,
             plain_steps=min(COMPILED_AFTER, steps // 20),
             workers=self.workers,
         )
+        generator = torch.Generator().manual_seed(recipe.seed + 4)
         at = Progress(epoch=recipe.training.epochs, step=self.total)
         self.training = Training(trained, average, step, generator, at, refining=True)
         self.reporter.begin_part(f"the refiner is trained, in epochs {at.epoch + 1} to {recipe.epochs}")
@@ -365,7 +372,7 @@ class _Loop:
                 f"all {self.recipe.epochs} epochs are done already; training.epochs says how many there are to be"
             )
 
-    def epoch(self, stop: StopRequest) -> None:
+    def epoch(self) -> None:
         """Train to the end of an epoch, then validate, tell and save.
 
         Raises:
@@ -375,9 +382,9 @@ class _Loop:
         recipe, at = self.recipe, self.at
         started = time.perf_counter() - at.seconds
         sums = torch.tensor(at.sums, device=self.device)
-        for images in self._batches():
+        for images, numbers in self._batches():
             rate, beta = self._rate(), _beta(recipe, at.step, self.total)
-            sums += self.training.step(images, rate, beta, self.training.generator)
+            sums += self.training.step(images, rate, beta, self.training.generator, numbers)
             update_average(self.training.averaged, self.training.model, recipe.training.ema, at.step - self.first_step)
             at.step += 1
             at.batch += 1
@@ -386,21 +393,25 @@ class _Loop:
                 self._check_skipped(rate)
             if last:
                 self.reporter.step(at.step, at.epoch, _means(sums.tolist(), at.batch)[0], self.nfe)
-            if self._to_be_saved(stop, last):
+            if self._to_be_saved(last):
                 at.sums, at.seconds = sums.tolist(), time.perf_counter() - started
                 self._save()
-                stop.meet()
+                self.stop.meet()
         self._housekeeping(sums.tolist(), rate, beta, time.perf_counter() - started)
 
-    def _batches(self) -> Iterator[Tensor]:
-        """Yield this process's parts of the batches that are still to come, in an order that seed and epoch decide."""
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's parts of the batches that are still to come, with their indices in the training set.
+
+        Seed and epoch decide their order.
+        """
         images = self.splits.train
         seeded = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + self.at.epoch)
         order = torch.randperm(len(images), generator=seeded)[: self.per_epoch * self.batch].view(-1, self.batch)
         mine = self.workers.part(order[self.at.batch :].T).T
-        return images.batches(self.batch // self.workers.count, mine.flatten(), self.device)
+        batches = images.batches(self.batch // self.workers.count, mine.flatten(), self.device)
+        return zip(batches, mine, strict=True)
 
-    def _to_be_saved(self, stop: StopRequest, last: bool) -> bool:
+    def _to_be_saved(self, last: bool) -> bool:
         """Return whether to save, to stop or because it is time.
 
         Several processes agree on it every few steps, so that none waits for another.
@@ -409,11 +420,11 @@ class _Loop:
         if self.workers.count > 1:
             if not last:
                 return False
-            wishes = self.workers.sum(torch.tensor([float(stop.number > 0), float(late)], device=self.device))
-            if wishes[0] and not stop.number:
-                stop.number = signal.SIGTERM
+            wishes = self.workers.sum(torch.tensor([float(self.stop.number > 0), float(late)], device=self.device))
+            if wishes[0] and not self.stop.number:
+                self.stop.number = signal.SIGTERM
             late = bool(wishes[1])
-        return stop.number > 0 or late
+        return self.stop.number > 0 or late
 
     def _check_skipped(self, rate: float) -> None:
         skipped, limit = int(self.training.step.skipped_in_a_row), self.recipe.training.max_skipped

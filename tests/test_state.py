@@ -10,7 +10,7 @@ import torch
 
 from ncode_gen import trainer
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import FlowRecipe, RefinerRecipe
+from ncode_gen.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, RefinerRecipe
 from ncode_gen.signals import Interrupted
 from ncode_gen.state import (
     PREVIOUS,
@@ -122,8 +122,10 @@ def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
         assert [row[key] for row in rows_of(tmp_path / "cut")] == [row[key] for row in rows_of(tmp_path / "whole")]
 
 
-def test_two_halves_of_a_refiner_are_a_whole_bit_for_bit(tmp_path, monkeypatch):
-    recipe = recipe_of(epochs=1, refiner=RefinerRecipe("flow", width=8, epochs=2))
+@pytest.mark.parametrize("objective", ["elbo", "autoencoder"])
+def test_two_halves_of_a_refiner_are_a_whole_bit_for_bit(tmp_path, monkeypatch, objective):
+    sections = {"objective": ObjectiveRecipe(objective), "prior": PriorRecipe("mixture", 2)}
+    recipe = recipe_of(epochs=1, refiner=RefinerRecipe("flow", width=8, epochs=2), **sections)
     whole = fit(recipe, tmp_path / "whole").state_dict()
     for step in (2, 3, 2):  # in the model's epoch, in the refiner's first one, in its second one
         with monkeypatch.context() as patched:
