@@ -32,6 +32,8 @@ class Options:
     out: str = ""
     """FILE.png for one grid, FILE.npz for an array (n, H, W, C) in [0, 1], FOLDER/ for single PNGs;
     samples.png if not given."""
+    refine: bool = True
+    """Whether the refiner, where the model has one, draws what the decoder leaves out."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     quiet: bool = False
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> None:
     from .run import load_run, resolve_device
 
     model = load_run(options.run, resolve_device(options.device))
-    images = model.sample(options.n, torch.Generator().manual_seed(options.seed))
+    images = model.sample(options.n, torch.Generator().manual_seed(options.seed), refine=options.refine)
     _write(images.cpu(), Path(out), single)
     if not options.quiet:
         print(f"{options.n} samples, seed {options.seed}: {out}")
