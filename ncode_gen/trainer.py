@@ -228,7 +228,9 @@ class _Loop:
         self.total = self.per_epoch * recipe.training.epochs
         steps = self.per_epoch * recipe.epochs
         self.reporter = Reporter(folder, steps, self.batch, quiet=quiet, writes=workers.leads)
-        model = build_model(recipe, splits.train.shape).to(device).to(memory_format=torch.channels_last)
+        # Shares of a weight must be contiguous.
+        layout = torch.contiguous_format if workers.sharded else torch.channels_last
+        model = build_model(recipe, splits.train.shape).to(device).to(memory_format=layout)
         if recipe.training.precision == "bf16" and not _computes_in_bf16(device):
             model.precision = None
             self.reporter.tell(

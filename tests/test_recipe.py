@@ -19,7 +19,7 @@ COMPARED = (
 )
 # No test depends on a clock.
 CLOCKLESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-KINDS = ("vae", "node", "ncode-open", "ncode-closed", "ncode-autoencoder")
+KINDS = ("vae", "node", "ncode-open", "ncode-closed", "ncode-autoencoder", "ncode-refined")
 
 
 def test_every_set_has_every_model():
