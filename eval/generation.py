@@ -6,8 +6,8 @@ test images, and, where the posterior is a distribution, ELBO and importance-wei
 The autoencoders share encoder, decoder, latent size and epochs; so do the models scored by likelihood, but for the
 flagship (its row says what it has). Reference rows: training against test images, reconstructions, a single Gaussian.
 
-`--dim` takes another latent size for all, `--epochs` another length of training, `--limit` fewer training images; each
-makes cells of its own. `--priors` leaves the other priors out. For a folder of pictures, in colour, `--root` names it,
+`--dim` takes another latent size for all, `--epochs` another length of training, `--refiner-epochs` of that of refiners,
+`--limit` fewer training images; each makes cells of its own. `--priors` leaves the other priors out. For a folder of pictures, in colour, `--root` names it,
 and `--features efficientnet-lite0` needs no download. A finished cell is a file in eval/results/generation/DATA/ and is
 not run again. `--models` and `--seeds` choose cells, so that several processes can share the work; `--peers PYTHON`
 names a Python that has pythae (see pythae_peer.py) and adds that package's own models; `--table` runs nothing. Writes
@@ -98,8 +98,9 @@ class Study:
         self.dim: int = options.dim
         self.epochs: int = options.epochs
         self.limit: int = options.limit
+        self.refiner_epochs: int = options.refiner_epochs
         self.priors: list[str] = options.priors
-        changed = {"d": self.dim, "e": self.epochs, "n": self.limit}
+        changed = {"d": self.dim, "e": self.epochs, "n": self.limit, "r": self.refiner_epochs}
         self.size = "".join(f"-{key}{value}" for key, value in changed.items() if value)
         self.folder: Path = RESULTS / "generation" / self.data
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
@@ -135,6 +136,8 @@ class Study:
             begin += ["--latent.dim", str(self.dim)] if self.dim else []
             begin += ["--training.epochs", str(self.epochs)] if self.epochs else []
             begin += ["--data.limit", str(self.limit)] if self.limit else []
+            refined = self.refiner_epochs and Recipe.load(source).refiner.kind != "none"
+            begin += ["--refiner.epochs", str(self.refiner_epochs)] if refined else []
             arguments = ["--resume", str(run)] if (run / "state").exists() else begin
             command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
             subprocess.run(command, cwd=ROOT, check=True)
@@ -280,6 +283,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")
     parser.add_argument("--dim", type=int, default=0, help="latent dimensions, instead of the recipes'")
     parser.add_argument("--epochs", type=int, default=0, help="epochs of training, instead of the recipes'")
+    parser.add_argument("--refiner-epochs", type=int, default=0, help="epochs of refiners, instead of the recipes'")
     parser.add_argument("--limit", type=int, default=0, help="training images; 0 for all")
     parser.add_argument("--features", choices=FEATURES, help="feature network, instead of the set's usual one")
     parser.add_argument("--priors", nargs="*", choices=PRIORS, default=[], help="only these of a model's priors")
