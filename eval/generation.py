@@ -6,11 +6,12 @@ test images, and, where the posterior is a distribution, ELBO and importance-wei
 The autoencoders share encoder, decoder, latent size and epochs; so do the models scored by likelihood, but for the
 flagship (its row says what it has). Reference rows: training against test images, reconstructions, a single Gaussian.
 
-`--dim` takes another latent size for all, `--epochs` another length of training, `--refiner-epochs` of that of refiners,
-`--limit` fewer training images; each makes cells of its own. `--priors` leaves the other priors out. For a folder of pictures, in colour, `--root` names it,
-and `--features efficientnet-lite0` needs no download. A finished cell is a file in eval/results/generation/DATA/ and is
-not run again. `--models` and `--seeds` choose cells, so that several processes can share the work; `--peers PYTHON`
-names a Python that has pythae (see pythae_peer.py) and adds that package's own models; `--table` runs nothing. Writes
+`--dim` takes another latent size for all, `--epochs` another length of training, `--refiner-epochs` one of that of
+refiners, `--limit` fewer training images; each makes cells of its own. `--priors` leaves the other priors out. For a
+folder of pictures, in colour, `--root` names it, and `--features efficientnet-lite0` needs no download. A finished cell
+is a file in eval/results/generation/DATA/ and is not run again. `--models` and `--seeds` choose cells, so that several
+processes can share the work; `--peers PYTHON` names a Python that has pythae (see pythae_peer.py) and adds that
+package's own models; `--table` runs nothing. Writes
 eval/results/generation-DATA.md and contact sheets.
 """
 
@@ -100,7 +101,7 @@ class Study:
         self.limit: int = options.limit
         self.refiner_epochs: int = options.refiner_epochs
         self.priors: list[str] = options.priors
-        changed = {"d": self.dim, "e": self.epochs, "n": self.limit, "r": self.refiner_epochs}
+        changed = {"d": self.dim, "e": self.epochs, "n": self.limit}
         self.size = "".join(f"-{key}{value}" for key, value in changed.items() if value)
         self.folder: Path = RESULTS / "generation" / self.data
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
@@ -120,6 +121,11 @@ class Study:
         write_json(self.cell(name), common | {"torch": torch.__version__, "threads": torch.get_num_threads()} | found)
         print("finished", name, flush=True)
 
+    def size_of(self, recipe: Recipe) -> str:
+        """Return the part of a cell's name that tells how it differs from a recipe."""
+        refined = self.refiner_epochs and recipe.refiner.kind != "none"
+        return f"{self.size}-r{self.refiner_epochs}" if refined else self.size
+
     def reference(self) -> None:
         """Score training images against test images: the floor."""
         if not self.cell("floor-0-train").exists():
@@ -130,14 +136,14 @@ class Study:
     def trained(self, model: str, seed: int) -> tuple[Path, Recipe]:
         """Train a recipe, unless that is done; return its run folder and recipe."""
         source = ROOT / "models" / self.data / f"{model}.toml"
-        run = ROOT / "runs" / "generation" / f"{self.data}-{model}{self.size}-{seed}"
+        size = self.size_of(Recipe.load(source))
+        run = ROOT / "runs" / "generation" / f"{self.data}-{model}{size}-{seed}"
         if not (run / "weights.safetensors").exists():
             begin = [str(source), "--out", str(run), "--seed", str(seed)]
             begin += ["--latent.dim", str(self.dim)] if self.dim else []
             begin += ["--training.epochs", str(self.epochs)] if self.epochs else []
             begin += ["--data.limit", str(self.limit)] if self.limit else []
-            refined = self.refiner_epochs and Recipe.load(source).refiner.kind != "none"
-            begin += ["--refiner.epochs", str(self.refiner_epochs)] if refined else []
+            begin += ["--refiner.epochs", str(self.refiner_epochs)] if size != self.size else []
             arguments = ["--resume", str(run)] if (run / "state").exists() else begin
             command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
             subprocess.run(command, cwd=ROOT, check=True)
@@ -146,8 +152,9 @@ class Study:
     def model(self, name: str, seed: int) -> None:
         """Train a model and score it with every prior."""
         recipe = Recipe.load(ROOT / "models" / self.data / f"{name}.toml")
+        size = self.size_of(recipe)
         priors = [prior for prior in priors_of(recipe) if not self.priors or prior in self.priors]
-        wanted = [prior for prior in priors if not self.cell(f"{name}{self.size}-{seed}-{prior}").exists()]
+        wanted = [prior for prior in priors if not self.cell(f"{name}{size}-{seed}-{prior}").exists()]
         if not wanted:
             return
         run, recipe = self.trained(name, seed)
@@ -190,11 +197,9 @@ class Study:
                 likelihood = score_likelihood(model, self.splits.test, self.particles, seed=seed, quiet=True)
                 scores |= {"elbo_nats": likelihood.elbo, "nll_nats": likelihood.nll}
                 found |= {"particles": self.particles, "solver": likelihood.solver, "nll_gap": likelihood.nll_gap}
-            self.write(f"{name}{self.size}-{seed}-{prior}", **common, **found, scores=plain(scores))
+            self.write(f"{name}{size}-{seed}-{prior}", **common, **found, scores=plain(scores))
             if seed == 0:
-                contact_sheet(
-                    model.sample(40, torch.Generator().manual_seed(0)), self.sheet(f"{name}{self.size}-{prior}")
-                )
+                contact_sheet(model.sample(40, torch.Generator().manual_seed(0)), self.sheet(f"{name}{size}-{prior}"))
 
     def sheet(self, name: str) -> Path:
         """Return the file of a contact sheet."""
