@@ -217,8 +217,10 @@ class Study:
         return scores
 
     def by_refiner_steps(self, model: LatentModel, seed: int, full: Score) -> dict[str, float]:
-        """Return the Frechet distance by evaluations of the refiner's field, up to its own number with its
-        score `full`; with none, that of the decoder's pictures."""
+        """Return the Frechet distance by evaluations of the refiner's field; with none, of the decoder's pictures.
+
+        The last is the refiner's own number, whose score is `full`.
+        """
         refiner, found = model.refiner, {}
         assert refiner is not None
         own = refiner.flow.solver
