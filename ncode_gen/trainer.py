@@ -194,6 +194,9 @@ def train(
                 loop.epoch()
             if recipe.refiner.kind != "none":
                 loop.refine()
+                if loop.at.epoch < recipe.epochs:
+                    begun = f"the refiner is trained, in epochs {loop.at.epoch + 1} to {recipe.epochs}"
+                    loop.reporter.begin_part(begun)
                 while loop.at.epoch < recipe.epochs:
                     loop.epoch()
         average = loop.training.average
@@ -329,7 +332,6 @@ class _Loop:
         generator = torch.Generator().manual_seed(recipe.seed + 4)
         at = Progress(epoch=recipe.training.epochs, step=self.total)
         self.training = Training(trained, average, step, generator, at, refining=True)
-        self.reporter.begin_part(f"the refiner is trained, in epochs {at.epoch + 1} to {recipe.epochs}")
 
     def _take_over(self, state: LoadedState) -> None:
         """Take over the state of a run.
@@ -370,9 +372,8 @@ class _Loop:
         for key, (earlier, now) in changes.items():
             self.reporter.warn(f"going on with {key} = {now!r}; until now it was {earlier!r}")
         if state["progress"]["epoch"] >= self.recipe.epochs:
-            self.reporter.tell(
-                f"all {self.recipe.epochs} epochs are done already; training.epochs says how many there are to be"
-            )
+            key = "training.epochs" if self.recipe.refiner.kind == "none" else "refiner.epochs"
+            self.reporter.tell(f"all {self.recipe.epochs} epochs are done already; {key} says how many there are to be")
 
     def epoch(self) -> None:
         """Train to the end of an epoch, then validate, tell and save.
