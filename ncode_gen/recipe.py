@@ -197,8 +197,8 @@ class RefinerRecipe:
     """Its blocks at each resolution, on the way down and on the way up."""
     noise: float = 1.0
     """Standard deviation of the noise that it starts from, in units of that of what the decoder leaves out."""
-    steps: int = 1
-    """Steps of the midpoint method between noise and what the decoder leaves out; more suit longer training."""
+    steps: int = 4
+    """Steps of the midpoint method between noise and what the decoder leaves out; compare some, fewer may do better."""
     epochs: int = 10
     """Passes over the training images, after those of `training`."""
     rate: float = 2e-3

@@ -73,7 +73,7 @@ class Refiner(nn.Module):
         width: int = 64,
         blocks: int = 1,
         noise: float = 1.0,
-        steps: int = 1,
+        steps: int = 4,
     ) -> None:
         super().__init__()
         self.noise = noise
