@@ -73,8 +73,12 @@ def _generation(results: Path) -> Iterable[tuple[str, str, str]]:
         floor = entry(cells["floor", 0, 0, "train"], "fid", 2)
         yield (
             f"{title}: FID of 10,000 samples, {best[1]} latent dimensions",
-            f"**{entry(own[best], 'fid', 2)}** ({best[0]}, prior {best[3]})",
-            (f"pythae's RAE-L2 with 10 Gaussians {entry(same[0], 'fid', 2)}; " if same else "")
+            f"**{entry(own[best], 'fid', 2)}** ({best[0]}, prior {best[3]}, {best[2]} epochs)",
+            (
+                f"pythae's RAE-L2, 10 Gaussians, {same[0][0]['epochs']} epochs {entry(same[0], 'fid', 2)}; "
+                if same
+                else ""
+            )
             + f"training against test images {floor}",
         )
 
