@@ -279,8 +279,8 @@ class _Loop:
                     f"the state in {self.folder} belongs to another run ({self.identity}) than the rest ({known}); put "
                     f"its own back, or remove {self.folder / STATE.parent} to train from the beginning"
                 )
-            self._tell_changes(state)
             self._take_over(state)
+            self._tell_changes(state)
         elif resume:
             self.reporter.warn(f"{self.folder} holds no state yet; training starts from the beginning")
         self.training.step.done_before(self.at.step - self.first_step)
@@ -358,7 +358,7 @@ class _Loop:
         # Another refiner, or none: what it learns from is there, and it begins anew.
         try:
             _take_weights(self.training.average, state["average"], refined=False)
-        except RuntimeError as error:
+        except (KeyError, RuntimeError) as error:
             raise _of_another_model(self.folder, error) from None
         self.training.at = Progress(epoch=recipe.training.epochs, step=self.total)
 
@@ -371,7 +371,7 @@ class _Loop:
         changes = changed_keys(tomllib.loads(before), tomllib.loads(self.recipe.to_toml()))
         for key, (earlier, now) in changes.items():
             self.reporter.warn(f"going on with {key} = {now!r}; until now it was {earlier!r}")
-        if state["progress"]["epoch"] >= self.recipe.epochs:
+        if self.at.epoch >= self.recipe.epochs:
             key = "training.epochs" if self.recipe.refiner.kind == "none" else "refiner.epochs"
             self.reporter.tell(f"all {self.recipe.epochs} epochs are done already; {key} says how many there are to be")
 

@@ -21,6 +21,7 @@ from ncode_gen.history import read_run
 from ncode_gen.memory import describe
 from ncode_gen.recipe import Recipe, changed_keys
 from ncode_gen.run import load_run
+from ncode_gen.signals import StopRequest
 from ncode_gen.state import load_state
 from ncode_gen.trainer import _Loop
 from ncode_gen.workers import ALONE
@@ -71,7 +72,9 @@ def used(folder):
     going_on = None
     if state is not None:
         recipe = Recipe.load(folder / "recipe.toml")
-        loop = _Loop(recipe, load_data(recipe.data), folder, torch.device("cpu"), quiet=True, workers=ALONE)
+        loop = _Loop(
+            recipe, load_data(recipe.data), folder, torch.device("cpu"), StopRequest(), quiet=True, workers=ALONE
+        )
         with loop.reporter:
             loop.begin(True)
         going_on = {key: value.tolist() for key, value in loop.training.model.state_dict().items()}

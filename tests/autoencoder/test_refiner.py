@@ -34,6 +34,7 @@ def test_it_begins_as_picture_and_noise_of_the_spread_of_what_is_left_out():
     pictures = torch.full_like(images, 0.5)
     torch.testing.assert_close(refiner(pictures, latents, noise), pictures + refiner.spread * noise, atol=1e-3, rtol=0)
     field = refiner.flow.field
+    refiner.requires_grad_(False)
     start = refiner.matching(images, images - left_out, latents, noise, torch.rand(50))
     assert float(start.mean()) == pytest.approx(1.0, abs=0.1)
     with torch.no_grad():
