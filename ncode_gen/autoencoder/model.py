@@ -224,6 +224,8 @@ class LatentModel(nn.Module):
         if self.refiner is None or not bool(self.refiner.fitted):
             return self.decode(latents, batch=batch)
         found = []
+        # On a CPU the feature maps of more images leave the cache, which takes twice the time.
+        batch = min(batch, 64) if self.device.type == "cpu" else batch
         for part in latents.to(self.device, torch.float32).split(batch):
             noise = self._pixel_noise(len(part), generator)
             found.append(self.refiner(self.decode(part), part, noise, steps))
