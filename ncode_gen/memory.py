@@ -37,7 +37,7 @@ def describe(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
         raise UserError(f"the model of {recipe.name} is too large for any machine; {REMEDY}") from None
 
 
-REMEDY = "lower encoder.width, decoder.width, flow.hidden or flow.gamma"
+REMEDY = "lower encoder.width, decoder.width, flow.hidden, flow.gamma or refiner.width"
 
 
 def memory_of(device: torch.device) -> int | None:

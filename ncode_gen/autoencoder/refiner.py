@@ -1,4 +1,4 @@
-"""The refiner: a flow from the decoder's picture, with noise, to a sharp image; the latent is its control."""
+"""The refiner: a flow from noise to what the decoder leaves out of an image; the latent is its control."""
 
 from __future__ import annotations
 

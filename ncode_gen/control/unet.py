@@ -48,7 +48,7 @@ class _Block(nn.Module):
 
 
 def _blocks(level: nn.Module) -> list[_Block]:
-    return list(cast(nn.ModuleList, level))  # type: ignore[arg-type]
+    return [cast(_Block, block) for block in level.children()]
 
 
 class UNetField(Field):
