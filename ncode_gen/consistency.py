@@ -38,7 +38,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
     return (
         ("flow.feedback", flow.loop != "closed", 'flow.loop = "closed"'),
         ("flow.rank", flow.control != "low-rank", 'flow.control = "low-rank"'),
-        ("flow.tolerance", flow.method in FIXED_METHODS, "an adaptive flow.method"),
+        ("flow.tolerance", _fixed(flow.method), "an adaptive flow.method"),
         ("flow.augment", not moved, "a flow"),
         ("flow.log_det_by", not (bound and (moved or recipe.prior.joint)), 'objective.kind = "elbo" and a flow'),
         ("decoder.canvas", recipe.decoder.kind != "ncode", 'decoder.kind = "ncode"'),
@@ -61,7 +61,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
         ("prior.joint", prior != "flow", 'prior.kind = "flow"'),
         *(
             (f"refiner.{key}", recipe.refiner.kind == "none", 'refiner.kind = "flow"')
-            for key in ("width", "blocks", "noise", "steps", "epochs", "rate")
+            for key in ("width", "blocks", "noise", "steps", "stage", "epochs", "rate")
         ),
         ("prior.updates", prior != "flow" or recipe.prior.joint, 'prior.kind = "flow" and without prior.joint'),
     )
@@ -115,6 +115,11 @@ LONGEST_NAME = 200
 MOST_MASKED = 2**27
 
 
+def _fixed(method: str) -> bool:
+    # What `solvers.has_fixed_steps` says, which would import torch.
+    return method in FIXED_METHODS or method.startswith("rk2:")
+
+
 def _value(recipe: Recipe, key: str) -> Any:
     for name in key.split("."):
         recipe = getattr(recipe, name)
@@ -141,6 +146,8 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
     ):
         if not 0 <= share < 1:
             raise UserError(f"{source}: {key} must be at least 0 and below 1, got {share}")
+    if not 0 < recipe.refiner.stage <= 1:
+        raise UserError(f"{source}: refiner.stage must be above 0 and at most 1, got {recipe.refiner.stage}")
     for key in ("training.rate", "refiner.rate", "refiner.noise"):
         if not 0 < _value(recipe, key) < float("inf"):
             raise UserError(f"{source}: {key} must be above 0 and finite, got {_value(recipe, key)}")
@@ -195,12 +202,12 @@ def _check_pairs(recipe: Recipe, source: str) -> None:
             'prior.joint trains the prior by the evidence lower bound; leave it out, or set objective.kind = "elbo"',
         ),
         (
-            recipe.flow.grid == "random" and recipe.flow.method not in FIXED_METHODS,
-            'flow.grid = "random" needs flow.method euler, midpoint, heun or rk4',
+            recipe.flow.grid == "random" and not _fixed(recipe.flow.method),
+            'flow.grid = "random" needs flow.method euler, midpoint, heun, rk2:SHARE or rk4',
         ),
         (
-            recipe.flow.log_det_by == "steps" and (recipe.flow.method not in FIXED_METHODS or recipe.flow.dynamics),
-            'flow.log_det_by = "steps" needs flow.method euler, midpoint, heun or rk4, and no flow.dynamics',
+            recipe.flow.log_det_by == "steps" and (not _fixed(recipe.flow.method) or recipe.flow.dynamics),
+            'flow.log_det_by = "steps" needs flow.method euler, midpoint, heun, rk2:SHARE or rk4, and no flow.dynamics',
         ),
         (
             recipe.flow.dynamics and recipe.flow.loop != "open",

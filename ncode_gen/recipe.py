@@ -124,7 +124,7 @@ class FlowRecipe:
     activation: Literal["tanh", "softplus", "silu"] = "tanh"
     """Activation of the field."""
     method: str = "rk4"
-    """Solver: euler, midpoint, heun, rk4; dopri5 or tsit5, adaptive for each sample; or torchdiffeq:NAME."""
+    """Solver: euler, midpoint, heun, rk4, rk2:SHARE; dopri5 or tsit5, adaptive for each sample; torchdiffeq:NAME."""
     steps: int = 4
     """Steps on [0, 1] of a fixed-step solver."""
     tolerance: float = 1e-4
@@ -198,9 +198,13 @@ class RefinerRecipe:
     noise: float = 1.0
     """Standard deviation of the noise that it starts from, in units of that of what the decoder leaves out."""
     steps: int = 4
-    """Steps of the midpoint method between noise and what the decoder leaves out; compare some, fewer may do better."""
+    """Steps, of two stages each, between noise and what the decoder leaves out; compare some, fewer may do better."""
+    stage: float = 0.5
+    """The share of a step ahead at which its second stage lies (0.5 is the midpoint method, 1 Heun's). The less it is,
+    the sharper are images of few steps."""
     epochs: int = 10
-    """Passes over the training images, after those of `training`."""
+    """Passes over the training images, after those of `training`; its batch, warmup, decay, clip, ema, precision and
+    accumulate hold for the refiner too."""
     rate: float = 2e-3
     """Peak learning rate of AdamW."""
 

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from .autoencoder import LatentModel
 from .objective import CompiledLoss, Loss, make_loss
 from .recipe import Recipe
-from .solvers import FIXED, random_grid
+from .solvers import has_fixed_steps, random_grid
 from .workers import ALONE, Workers, whole
 
 __all__ = [
@@ -215,7 +215,7 @@ class TrainingStep(Step):
         target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
         particles = self.recipe.objective.particles
         noise = self.workers.part(torch.randn(count, particles, model.dim, generator=generator)).to(images.device)
-        if not model.flows or any(flow.solver.method not in FIXED for flow in model.flows):
+        if not model.flows or any(not has_fixed_steps(flow.solver.method) for flow in model.flows):
             return target, noise, None
         flow = self.recipe.flow
         grid = random_grid(flow.steps, generator=generator, jitter=1.0 if flow.grid == "random" else 0.0)

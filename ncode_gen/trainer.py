@@ -35,7 +35,7 @@ from .run import (
     save_weights,
 )
 from .signals import StopRequest, heed_signals
-from .solvers import FIXED
+from .solvers import has_fixed_steps
 from .state import STATE, LoadedState, load_state, locked, save_state
 from .step import TrainingStep, learning_rate, update_average
 from .training import Progress, Training, of_another_model, take_weights
@@ -48,6 +48,8 @@ COMPILE_FROM = 5000
 COMPILED_AFTER = 20
 REPORT_EVERY = 20
 SAVE_SECONDS = 300.0
+# What may be another for a refiner that is trained already.
+FREE: dict[str, Any] = {"epochs": 0, "rate": 0.0, "steps": 0, "stage": 0.0}
 
 
 def train(
@@ -135,7 +137,7 @@ class _Loop:
         self.precision = model.precision
         average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
         setting = recipe.training.compile
-        compilable = recipe.flow.loop != "iaf" and all(flow.solver.method in FIXED for flow in model.flows)
+        compilable = recipe.flow.loop != "iaf" and all(has_fixed_steps(flow.solver.method) for flow in model.flows)
         long = setting == "auto" and compilable and self.total >= COMPILE_FROM
         step = TrainingStep(
             model,
@@ -241,10 +243,8 @@ class _Loop:
                 f"{self.folder} trains its refiner already, so training.epochs must stay {earlier.training.epochs}, "
                 f"got {recipe.training.epochs}; refiner.epochs may change, or train anew"
             )
-        goes_on = dataclasses.replace(recipe.refiner, epochs=0, rate=0.0, steps=0) == dataclasses.replace(
-            earlier.refiner, epochs=0, rate=0.0, steps=0
-        )
-        if goes_on:
+        here, there = (dataclasses.replace(one.refiner, **FREE) for one in (recipe, earlier))
+        if here == there:
             self.refine()
             self.training.restore(state, self.folder)
             return

@@ -7,7 +7,7 @@ import torch
 from .autoencoder import LatentModel, LearnedStart
 from .data import Images
 from .recipe import Recipe
-from .solvers import FIXED
+from .solvers import has_fixed_steps
 
 __all__ = ["evaluations", "validate", "validate_refiner"]
 
@@ -33,7 +33,7 @@ def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.d
 
         coarse = elbo(None)
         scores["validation_nats"] = -coarse
-        if model.flows and all(flow.solver.method in FIXED for flow in model.flows):
+        if model.flows and all(has_fixed_steps(flow.solver.method) for flow in model.flows):
             finer = 2 * max(flow.solver.steps for flow in model.flows)
             scores["solver_gap_nats"] = coarse - elbo(finer)
     return scores

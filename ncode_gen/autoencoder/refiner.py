@@ -53,7 +53,8 @@ class Refiner(nn.Module):
         width: channels of the U-net at its first resolution.
         blocks: its blocks at each resolution, down and up.
         noise: standard deviation of the noise, in units of that of what the decoder leaves out.
-        steps: steps of the midpoint method.
+        steps: steps of the solver, of two stages each.
+        stage: the share of a step ahead at which the second stage lies, see `ncode_gen.solvers.two_stages`.
 
     Attributes:
         precision: dtype of the U-net's layers under automatic casting while it is trained; None for float32.
@@ -74,13 +75,14 @@ class Refiner(nn.Module):
         blocks: int = 1,
         noise: float = 1.0,
         steps: int = 4,
+        stage: float = 0.5,
     ) -> None:
         super().__init__()
         self.noise = noise
         self.precision: torch.dtype | None = None
         field = UNetField(shape, width, blocks, noise)
         gamma = _Guidance(dim, field, 2 * width)
-        self.flow = ControlledODE(field, OpenController(gamma), solver=Solver("midpoint", steps))
+        self.flow = ControlledODE(field, OpenController(gamma), solver=Solver(f"rk2:{stage}", steps))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("spread", torch.ones(shape[0], 1, 1))
         self.fitted: Tensor

@@ -7,7 +7,7 @@ from typing import Literal, TypedDict, get_args
 
 from torch import Tensor
 
-from ..solvers import ADAPTIVE, FIXED, Gradient, check_gradient, check_method, evaluations
+from ..solvers import ADAPTIVE, Gradient, check_gradient, check_method, evaluations, has_fixed_steps
 
 __all__ = ["LogDet", "Solver", "SolverOptions"]
 
@@ -64,7 +64,7 @@ class Solver:
             check_gradient(self.gradient, self.method)
         if self.log_det_by not in get_args(LogDet):
             raise ValueError(f'log_det_by must be "divergence" or "steps", got {self.log_det_by!r}')
-        if self.log_det_by == "steps" and self.method not in FIXED:
+        if self.log_det_by == "steps" and not has_fixed_steps(self.method):
             raise ValueError(f'log_det_by="steps" needs a method of fixed steps, got {self.method!r}')
         if self.steps < 1 or self.max_steps < 1:
             raise ValueError(f"steps must be >= 1, got {min(self.steps, self.max_steps)}")

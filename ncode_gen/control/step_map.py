@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..solvers import FIXED, Solution, State, Tableau, evaluations, nodes_of, runge_kutta_step
+from ..solvers import Solution, State, Tableau, evaluations, fixed_tableau, nodes_of, runge_kutta_step
 from .dynamics import CoupledDynamics
 from .solver import Solver
 
@@ -52,7 +52,7 @@ def solve_with_step_maps(dynamics: CoupledDynamics, state: State, times: Tensor,
     else:
         nodes, kept = solver.grid, [0, solver.grid.shape[0] - 1]
         times = torch.stack([nodes[0], nodes[-1]])
-    tableau, bound = FIXED[solver.method], dynamics.steered
+    tableau, bound = fixed_tableau(solver.method), dynamics.steered
     rest = dynamics.without("log_det")
     x, total, *others = state
     path: list[State] = [(x, total, *others)]

@@ -12,11 +12,11 @@ from typing_extensions import Unpack
 
 from ..solvers import (
     ADAPTIVE,
-    FIXED,
     Solution,
     State,
     batch_invariant,
     evaluations,
+    has_fixed_steps,
     nodes_of,
     solve,
 )
@@ -279,7 +279,7 @@ class ControlledODE(nn.Module):
         noise: Tensor | None,
     ) -> Solution | None:
         """Solve by compiled code where it knows the field and all that is wanted; else return None."""
-        if solver.method not in FIXED or solver.gradient not in ("auto", "backprop") or noise is not None:
+        if not has_fixed_steps(solver.method) or solver.gradient not in ("auto", "backprop") or noise is not None:
             return None
         given = times if solver.grid is None else solver.grid
         if "log_det" in wanted and solver.log_det_by == "steps":

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..autoencoder import LatentModel
 from ..data import Images
 from ..progress import track
-from ..solvers import FIXED
+from ..solvers import has_fixed_steps
 from ..workers import ALONE, Workers
 from .samples import batch_generator, shared_batches
 from .score import Score, mean_score
@@ -111,7 +111,7 @@ def score_likelihood(
     if model.flows:
         steps, moved = refine_steps(model, images.first(PROBE, model.device), seed)
         names = [
-            f"{solver.method} x {solver.steps}" if solver.method in FIXED else solver.method
+            f"{solver.method} x {solver.steps}" if has_fixed_steps(solver.method) else solver.method
             for solver in (flow.solver for flow in model.flows)
         ]
         coarse = ", ".join(dict.fromkeys(names))

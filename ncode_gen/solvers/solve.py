@@ -11,7 +11,7 @@ from torch import Tensor
 from .adaptive import adaptive_solve
 from .fixed import Derivative, State, fixed_steps
 from .solution import Solution
-from .tableaus import ADAPTIVE, FIXED
+from .tableaus import ADAPTIVE, FIXED, TWO_STAGES, fixed_tableau, has_fixed_steps
 
 __all__ = ["METHODS", "Gradient", "check_gradient", "check_method", "evaluations", "nodes_of", "random_grid", "solve"]
 
@@ -24,14 +24,18 @@ def check_method(method: str) -> str:
     """Return `method` if a solver has that name.
 
     Raises:
-        ValueError: no solver has that name; the message lists those that exist.
+        ValueError: no solver has that name, and the message lists those that exist; or "rk2:SHARE" with a share that is
+            not above 0 and at most 1.
 
     >>> check_method("rk4")
     'rk4'
     """
-    if method in METHODS:
+    if has_fixed_steps(method):
+        fixed_tableau(method)
         return method
-    names = list(METHODS)
+    if method in ADAPTIVE:
+        return method
+    names = [*METHODS, f"{TWO_STAGES}SHARE"]
     if method.startswith(LIBRARY):
         from .library import library_methods
 
@@ -64,7 +68,7 @@ def evaluations(method: str, steps: int) -> int:
     >>> evaluations("rk4", 8), evaluations("dopri5", 8)
     (32, 0)
     """
-    return FIXED[method].stages * steps if method in FIXED else 0
+    return fixed_tableau(method).stages * steps if has_fixed_steps(method) else 0
 
 
 def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter: float = 1.0) -> Tensor:
@@ -126,8 +130,8 @@ def solve(
             with "dopri5" and "tsit5", one time for each sample, shape (n,).
         state: the state at `times[0]`, a tuple of tensors of shape (n, ...).
         times: requested times, shape (T,), strictly increasing or decreasing, T >= 2.
-        method: "euler", "midpoint", "heun" or "rk4" with fixed steps; "dopri5" or "tsit5", adaptive for each sample
-            by itself; or "torchdiffeq:NAME" for any method of torchdiffeq.
+        method: "euler", "midpoint", "heun", "rk4" or "rk2:SHARE" (see `two_stages`) with fixed steps; "dopri5" or
+            "tsit5", adaptive for each sample by itself; or "torchdiffeq:NAME" for any method of torchdiffeq.
         steps: steps between the first and the last time (fixed-step methods).
         grid: the nodes themselves, shape (S + 1,), instead of `steps`, for fixed-step methods of ours; only the ends
             are then returned.
@@ -153,7 +157,7 @@ def solve(
     check_method(method)
     check_gradient(gradient, method)
     if grid is not None:
-        if method not in FIXED:
+        if not has_fixed_steps(method):
             raise ValueError(f"a grid of steps needs a fixed-step method ({', '.join(FIXED)}), not {method!r}")
         times = torch.stack([grid[0], grid[-1]])
     if times.dim() != 1 or times.shape[0] < 2:
@@ -180,7 +184,7 @@ def solve(
         grid, kept = nodes_of(times, steps)
     else:
         kept = [0, grid.shape[0] - 1]
-    path = list(fixed_steps(derivative, state, grid, FIXED[method], recompute=recompute))
+    path = list(fixed_steps(derivative, state, grid, fixed_tableau(method), recompute=recompute))
     parts = tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(state)))
     taken = grid.shape[0] - 1
     return Solution(times, parts, nfe=evaluations(method, taken), accepted=taken, rejected=0)

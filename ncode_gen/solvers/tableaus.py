@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ADAPTIVE", "FIXED", "EmbeddedTableau", "Tableau"]
+__all__ = [
+    "ADAPTIVE",
+    "FIXED",
+    "TWO_STAGES",
+    "EmbeddedTableau",
+    "Tableau",
+    "fixed_tableau",
+    "has_fixed_steps",
+    "two_stages",
+]
+
+TWO_STAGES = "rk2:"
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,51 @@ FIXED = {
     "heun": Tableau(a=((), (1.0,)), b=(0.5, 0.5), c=(0.0, 1.0)),
     "rk4": Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)),
 }
+
+
+def two_stages(share: float) -> Tableau:
+    """Return the method of second order whose second stage lies a share of the step ahead.
+
+    All methods of two stages and second order are of this family: midpoint (1/2), Ralston (2/3), Heun (1).
+
+    Args:
+        share: above 0, at most 1.
+
+    Raises:
+        ValueError: another share.
+
+    >>> two_stages(0.5) == FIXED["midpoint"], two_stages(1.0) == FIXED["heun"]
+    (True, True)
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the second stage must lie above 0 and at most 1 of the step ahead, got {share}")
+    late = 0.5 / share
+    return Tableau(a=((), (share,)), b=(1 - late, late), c=(0.0, share))
+
+
+def has_fixed_steps(method: str) -> bool:
+    """Return whether `fixed_tableau` knows a method."""
+    return method in FIXED or method.startswith(TWO_STAGES)
+
+
+def fixed_tableau(method: str) -> Tableau:
+    """Return the tableau of a method of fixed steps, by its name or by "rk2:SHARE".
+
+    Raises:
+        ValueError: no such method, or a share that is no number or not one for `two_stages`.
+
+    >>> fixed_tableau("rk2:0.25").b
+    (-1.0, 2.0)
+    """
+    if method in FIXED:
+        return FIXED[method]
+    if not method.startswith(TWO_STAGES):
+        raise ValueError(f"{method!r} is no method of fixed steps; choose {', '.join(FIXED)} or {TWO_STAGES}SHARE")
+    try:
+        share = float(method.removeprefix(TWO_STAGES))
+    except ValueError:
+        raise ValueError(f"{TWO_STAGES}SHARE needs a number such as {TWO_STAGES}0.4, got {method!r}") from None
+    return two_stages(share)
 
 
 def _dormand_prince() -> EmbeddedTableau:

@@ -18,7 +18,7 @@ UNIT = torch.tensor([0.0, 1.0], dtype=torch.float64)
 ONE = torch.ones(3, dtype=torch.float64)
 
 
-ORDERS = [("euler", 1, 1), ("midpoint", 2, 2), ("heun", 2, 2), ("rk4", 4, 4)]
+ORDERS = [("euler", 1, 1), ("midpoint", 2, 2), ("heun", 2, 2), ("rk2:0.35", 2, 2), ("rk4", 4, 4)]
 
 
 @pytest.mark.parametrize(("method", "order", "stages"), ORDERS)
@@ -80,6 +80,12 @@ def test_gradients_through_the_solve_are_exact():
 @pytest.mark.parametrize("name", ["rk5", "torchdiffeq:none", ""])
 def test_an_unknown_method_is_answered_with_those_that_exist(name):
     with pytest.raises(ValueError, match="choose one of"):
+        check_method(name)
+
+
+@pytest.mark.parametrize("name", ["rk2:", "rk2:x", "rk2:0", "rk2:1.5", "rk2:nan"])
+def test_a_second_stage_must_lie_in_its_step(name):
+    with pytest.raises(ValueError, match=r"second stage must lie|needs a number"):
         check_method(name)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ...solvers import FIXED, State, fixed_steps
+from ...solvers import State, fixed_steps, fixed_tableau
 from ..activations import Activation
 from ..field import Field
 from ..layered import MLPField
@@ -90,7 +90,7 @@ def shallow_solve(
 
 @cache
 def _tableau(method: str) -> tuple[Tensor, Tensor, Tensor]:
-    tableau = FIXED[method]
+    tableau = fixed_tableau(method)
     a = torch.zeros(tableau.stages, tableau.stages)
     for i, row in enumerate(tableau.a):
         a[i, : len(row)] = torch.tensor(row)
@@ -129,7 +129,7 @@ def _saved_shape(state: Tensor, nodes: Tensor, method: str, hidden: int) -> tupl
     """Return the shapes of what the backward pass needs: the inputs and the units of every evaluation."""
     samples, points, dim = state.shape
     lanes = _lanes(dim)
-    lead = [samples, points, (nodes.shape[0] - 1) * FIXED[method].stages]
+    lead = [samples, points, (nodes.shape[0] - 1) * fixed_tableau(method).stages]
     return [*lead, -(-dim // lanes) * lanes], [*lead, -(-hidden // lanes) * lanes]
 
 
@@ -279,5 +279,5 @@ def _plain(
         return bound.velocity_and_divergence(t, now[0]) if log_det else (bound.velocity(t, now[0]),)
 
     start: State = (state, state.new_zeros(state.shape[:2])) if log_det else (state,)
-    path = list(fixed_steps(derivative, start, nodes, FIXED[method]))
+    path = list(fixed_steps(derivative, start, nodes, fixed_tableau(method)))
     return tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(start)))
