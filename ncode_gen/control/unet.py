@@ -41,8 +41,9 @@ class _Block(nn.Module):
     def forward(self, maps: Tensor, control: Tensor, time: Tensor) -> Tensor:
         parts = (control + self.clock(time)).split(self.sizes, -1)
         gain, bias, inner_gain, inner_bias = (part[..., None, None] for part in parts)
-        units = (1 + gain) * self.norm(self.spread(maps)) + bias
-        units = nn.functional.silu((1 + inner_gain) * self.up(units) + inner_bias)
+        units = torch.addcmul(bias, 1 + gain, self.norm(self.spread(maps)))
+        units = torch.addcmul(inner_bias, 1 + inner_gain, self.up(units))
+        units = nn.functional.silu(units, inplace=not torch.is_grad_enabled())  # new memory costs a CPU more than this
         out: Tensor = maps + self.down(units)
         return out
 

@@ -1,0 +1,83 @@
+"""Which steps suit a trained refiner: `python eval/refiner_solver.py runs/mnist-ncode-refined`.
+
+A refiner's flow is sampled in few steps, and where the second stage of each lies decides how sharp images are. This
+scores a run's samples under several solvers by the Frechet distance to its training images, so that a recipe's
+`refiner.steps` and `refiner.stage` can be chosen without a look at the test images. A row of real images, as many as
+there are samples, is the floor. Writes eval/results/refiner-solver-NAME.md, unless `--out` names another file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ncode_gen.data import load_data
+from ncode_gen.files import write_text
+from ncode_gen.metrics import (
+    FEATURES,
+    GaussianStatistics,
+    default_features,
+    frechet_distance,
+    load_features,
+    sample_features,
+)
+from ncode_gen.run import load_recipe, load_run
+
+ROOT = Path(__file__).parent.parent
+STEPS, STAGES = (1, 2), (0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+
+
+def main() -> None:
+    """Score a run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run with a refiner")
+    parser.add_argument("--root", default="", help="folder of the data set, if not the recipe's")
+    parser.add_argument("--features", choices=FEATURES, help="feature network; by default the data set's")
+    parser.add_argument("--n", type=int, default=10000, help="samples")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--stages", type=float, nargs="+", default=STAGES)
+    parser.add_argument("--out", type=Path, help="file of the table")
+    options = parser.parse_args()
+    recipe, device = load_recipe(options.run), torch.device("cpu")
+    model = load_run(options.run, device)
+    if model.refiner is None:
+        parser.error(f"{options.run} has no refiner; train one with --resume {options.run} --refiner.kind flow")
+    data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
+    train = load_data(data).train
+    features = options.features or default_features(recipe.data.name)
+    network = load_features(features, None, device)
+    known = network.of(train.batches(250))
+    real = GaussianStatistics.of(known)
+
+    def distance(some: Tensor) -> float:
+        return float(frechet_distance(real, GaussianStatistics.of(some)))
+
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(options.seed))
+    lines = [
+        f"FID[{features}, n={options.n}] of `{recipe.name}` to its {len(known):,} training images, "
+        f"seed {options.seed}: `python eval/refiner_solver.py`.",
+        f"As many of the training images themselves have {distance(known[order[: options.n]]):.2f}.",
+        "",
+        f"| steps | evaluations | {' | '.join(f'stage {stage:g}' for stage in options.stages)} |",
+        "|---:|---:|" + "---:|" * len(options.stages),
+    ]
+    own = model.refiner.flow.solver
+    for steps in options.steps:
+        found = []
+        for stage in options.stages:
+            model.refiner.flow.solver = dataclasses.replace(own, method=f"rk2:{stage}", steps=steps)
+            found.append(distance(sample_features(model, network, options.n, seed=options.seed, quiet=True)))
+            print(f"steps {steps}, stage {stage:g}: {found[-1]:.3f}", flush=True)
+        lines.append(f"| {steps} | {2 * steps} | {' | '.join(f'{value:.2f}' for value in found)} |")
+    text = "\n".join(lines) + "\n"
+    write_text(options.out or ROOT / "eval" / "results" / f"refiner-solver-{recipe.name}.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
