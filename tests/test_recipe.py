@@ -126,6 +126,10 @@ WRONG = {
     "zero batch": ("[training]\nbatch = 0", r"training\.batch must be at least 1"),
     "negative steps": ("[flow]\nsteps = -1", r"flow\.steps must be at least 1"),
     "share above one": ("[data]\nvalidation = 1.5", r"data\.validation must be at least 0 and below 1"),
+    "stage outside its step": (
+        '[refiner]\nkind = "flow"\nstage = 0.0',
+        r"refiner\.stage must be above 0 and at most 1",
+    ),
     "not a number": ("[training]\nrate = nan", r"training\.rate must be above 0"),
     "no density": ('[flow]\nloop = "closed"\nfeedback = "dynamic"', "has no density"),
     "idle feedback": ('[flow]\nloop = "open"\nfeedback = "weights"', r"flow\.feedback = 'weights' has an effect only"),

@@ -99,6 +99,20 @@ def test_a_film_ends_with_the_image():
     assert torch.equal(refiner.film(pictures, latents, noise, torch.zeros(1))[0], film[0])
 
 
+def test_a_step_looks_ahead_as_far_as_it_is_told():
+    pictures, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
+    refiner = random_refiner(steps=1, stage=0.3)
+    condition = torch.cat([latents, pictures.flatten(1)], 1)
+
+    def velocity(t, x):
+        return refiner.flow.velocity(t, x.unsqueeze(1), condition).squeeze(1)
+
+    first = velocity(0.0, noise)
+    second = velocity(0.3, noise + 0.3 * first)
+    end = noise + first + (second - first) / 0.6
+    torch.testing.assert_close(refiner(pictures, latents, noise), (pictures + end).clamp(0, 1))
+
+
 def test_samples_are_refined_and_do_not_depend_on_the_batch():
     model = refined_model()
     one, two = (model.sample(5, torch.Generator().manual_seed(0), batch=batch) for batch in (5, 2))
