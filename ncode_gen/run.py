@@ -192,8 +192,7 @@ def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentMode
         tensors = stored.read()
     model = build_model(recipe, stored.shape)
     model.load_state_dict(tensors)
-    if model.refiner is not None:  # the layout in which its convolutions are fastest
-        model.refiner.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
     model.precision = None  # Half precision is for training; scores and pictures are made in float32.
     return model.to(device).eval().requires_grad_(False)
 

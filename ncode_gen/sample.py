@@ -75,7 +75,7 @@ def _write(images: Tensor, out: Path, single: bool) -> None:
             write_atomically(out / f"{i:0{digits}d}.png", functools.partial(image.save, format="PNG"))
     elif out.suffix == ".npz":
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=images.permute(0, 2, 3, 1).numpy())
+        np.savez(buffer, images=images.permute(0, 2, 3, 1).numpy())
         write_atomically(out, lambda partial: partial.write_bytes(buffer.getvalue()))
     else:
         grid = picture_grid(images)

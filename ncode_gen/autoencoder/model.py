@@ -18,6 +18,8 @@ from .refiner import Refiner
 
 __all__ = ["LatentModel", "LatentTrajectory", "Terms"]
 
+CACHED = 64
+
 
 @dataclass(frozen=True)
 class LatentTrajectory(FlowSolution):
@@ -224,12 +226,14 @@ class LatentModel(nn.Module):
         if self.refiner is None or not bool(self.refiner.fitted):
             return self.decode(latents, batch=batch)
         found = []
-        # On a CPU the feature maps of more images leave the cache, which takes twice the time.
-        batch = min(batch, 64) if self.device.type == "cpu" else batch
-        for part in latents.to(self.device, torch.float32).split(batch):
+        for part in latents.to(self.device, torch.float32).split(self._at_a_time(batch)):
             noise = self._pixel_noise(len(part), generator)
             found.append(self.refiner(self.decode(part), part, noise, steps))
         return torch.cat(found)
+
+    def _at_a_time(self, batch: int) -> int:
+        # On a CPU the feature maps of more images leave the cache.
+        return min(batch, CACHED) if self.device.type == "cpu" else batch
 
     def _pixel_noise(self, n: int, generator: torch.Generator | None) -> Tensor:
         return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(n)]).to(self.device)
@@ -272,7 +276,7 @@ class LatentModel(nn.Module):
         if latents.dim() != 2 or latents.shape[1] != self.dim:
             raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
         latents = latents.to(self.device, torch.float32)
-        return torch.cat([self.likelihood.mean(self.output(part)) for part in latents.split(batch)])
+        return torch.cat([self.likelihood.mean(self.output(part)) for part in latents.split(self._at_a_time(batch))])
 
     @torch.no_grad()
     def refinement(self, latents: Tensor, times: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
