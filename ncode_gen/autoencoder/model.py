@@ -13,12 +13,11 @@ from ..control import ControlledODE, DensityError, FlowSolution
 from ..priors import Prior
 from .flow_decoder import FlowDecoder
 from .likelihoods import Likelihood
+from .parts import in_parts
 from .posterior import ControlledPosterior, LearnedStart, Posterior, SolverChoice
 from .refiner import Refiner
 
 __all__ = ["LatentModel", "LatentTrajectory", "Terms"]
-
-CACHED = 64
 
 
 @dataclass(frozen=True)
@@ -225,15 +224,13 @@ class LatentModel(nn.Module):
         """
         if self.refiner is None or not bool(self.refiner.fitted):
             return self.decode(latents, batch=batch)
-        found = []
-        for part in latents.to(self.device, torch.float32).split(self._at_a_time(batch)):
-            noise = self._pixel_noise(len(part), generator)
-            found.append(self.refiner(self.decode(part), part, noise, steps))
-        return torch.cat(found)
+        refiner, noise = self.refiner, self._pixel_noise(len(latents), generator)
 
-    def _at_a_time(self, batch: int) -> int:
-        # On a CPU the feature maps of more images leave the cache.
-        return min(batch, CACHED) if self.device.type == "cpu" else batch
+        def draw(part: Tensor, noise: Tensor) -> Tensor:
+            images: Tensor = refiner(self.likelihood.mean(self.output(part)), part, noise, steps)
+            return images
+
+        return in_parts(draw, self._checked_latents(latents), noise, batch=batch)
 
     def _pixel_noise(self, n: int, generator: torch.Generator | None) -> Tensor:
         return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(n)]).to(self.device)
@@ -273,10 +270,14 @@ class LatentModel(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor, *, batch: int = 500) -> Tensor:
         """Return the expected images (n, C, H, W) in [0, 1] of latents (n, d)."""
+        return in_parts(
+            lambda part: self.likelihood.mean(self.output(part)), self._checked_latents(latents), batch=batch
+        )
+
+    def _checked_latents(self, latents: Tensor) -> Tensor:
         if latents.dim() != 2 or latents.shape[1] != self.dim:
             raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
-        latents = latents.to(self.device, torch.float32)
-        return torch.cat([self.likelihood.mean(self.output(part)) for part in latents.split(self._at_a_time(batch))])
+        return latents.to(self.device, torch.float32)
 
     @torch.no_grad()
     def refinement(self, latents: Tensor, times: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
