@@ -186,7 +186,7 @@ class PriorRecipe:
 
 @dataclass(frozen=True)
 class RefinerRecipe:
-    """The flow from the decoder's picture, with noise, to a sharp image; the latent is its control."""
+    """The flow from noise to what the decoder leaves out of an image; the latent is its control."""
 
     kind: Literal["none", "flow"] = "none"
     """None: samples are the decoder's pictures, which are means and so blurred; or a flow of pixels from these, which
