@@ -53,7 +53,7 @@ from ncode_gen.metrics import (
 from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.recipe import PriorRecipe, Recipe
-from ncode_gen.run import load_recipe, load_run
+from ncode_gen.run import describe_environment, load_recipe, load_run
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
@@ -117,7 +117,7 @@ class Study:
         """Write a cell."""
         self.folder.mkdir(parents=True, exist_ok=True)
         common: dict[str, Any] = {"features": self.network.name, "samples": SAMPLES, "test_images": len(self.real)}
-        common |= {"training_images": len(self.splits.train)}
+        common |= {"training_images": len(self.splits.train), "commit": describe_environment(CPU, 0)["commit"]}
         write_json(self.cell(name), common | {"torch": torch.__version__, "threads": torch.get_num_threads()} | found)
         print("finished", name, flush=True)
 
@@ -226,14 +226,14 @@ class Study:
         own = refiner.flow.solver
         for steps in (0, 1, 2, 4):
             if steps == own.steps:
-                found[str(2 * steps)] = full.value
+                found[str(refiner.evaluations(steps))] = full.value
                 continue
             if steps:
                 refiner.flow.solver = dataclasses.replace(own, steps=steps)
             else:
                 model.refiner = None
             fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True)
-            found[str(2 * steps)] = compare_features(self.real, fake)["fid"].value
+            found[str(refiner.evaluations(steps) if steps else 0)] = compare_features(self.real, fake)["fid"].value
             model.refiner = refiner
         refiner.flow.solver = own
         return found

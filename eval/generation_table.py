@@ -27,7 +27,7 @@ COLUMNS = (
 )
 NFE = {
     "fid_by_nfe": "the flow prior's field (Runge-Kutta 4)",
-    "fid_by_refiner_nfe": "the refiner's field (two a step), 0 without it",
+    "fid_by_refiner_nfe": "the refiner's U-net, 0 without it",
 }
 SHORT = ("fid", "kid", "recall", "coverage", "nll_nats", "elbo_nats", "reconstruction_fid")
 

@@ -2,8 +2,9 @@
 
 A refiner's flow is sampled in few steps, and where the second stage of each lies decides how sharp images are. This
 scores a run's samples under several solvers by the Frechet distance to its training images, so that a recipe's
-`refiner.steps` and `refiner.stage` can be chosen without a look at the test images. A row of real images, as many as
-there are samples, is the floor. Writes eval/results/refiner-solver-NAME.md, unless `--out` names another file.
+`refiner.steps`, `refiner.stage` and `refiner.centred` can be chosen without a look at the test images. A row of real
+images, as many as there are samples, is the floor. Writes eval/results/refiner-solver-NAME.md, unless `--out` names
+another file.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from ncode_gen.control import UNetField
 from ncode_gen.data import load_data
 from ncode_gen.files import write_text
 from ncode_gen.metrics import (
@@ -45,7 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     recipe, device = load_recipe(options.run), torch.device("cpu")
     model = load_run(options.run, device)
-    if model.refiner is None:
+    refiner = model.refiner
+    if refiner is None:
         parser.error(f"{options.run} has no refiner; train one with --resume {options.run} --refiner.kind flow")
     data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
     train = load_data(data).train
@@ -58,22 +62,27 @@ def main() -> None:
         return float(frechet_distance(real, GaussianStatistics.of(some)))
 
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(options.seed))
+    tried = [f"--{key} {' '.join(map(str, getattr(options, key)))}" for key in ("steps", "stages")]
     lines = [
         f"FID[{features}, n={options.n}] of `{recipe.name}` to its {len(known):,} training images, "
-        f"seed {options.seed}: `python eval/refiner_solver.py`.",
-        f"As many of the training images themselves have {distance(known[order[: options.n]]):.2f}.",
+        f"seed {options.seed}: `python eval/refiner_solver.py RUN {' '.join(tried)}`.",
+        f"As many of the training images themselves have {distance(known[order[: options.n]]):.2f}. "
+        "Centred: the U-net is not asked at noise alone.",
         "",
-        f"| steps | evaluations | {' | '.join(f'stage {stage:g}' for stage in options.stages)} |",
-        "|---:|---:|" + "---:|" * len(options.stages),
+        f"| centred | steps | evaluations | {' | '.join(f'stage {stage:g}' for stage in options.stages)} |",
+        "|---|---:|---:|" + "---:|" * len(options.stages),
     ]
-    own = model.refiner.flow.solver
-    for steps in options.steps:
-        found = []
-        for stage in options.stages:
-            model.refiner.flow.solver = dataclasses.replace(own, method=f"rk2:{stage}", steps=steps)
-            found.append(distance(sample_features(model, network, options.n, seed=options.seed, quiet=True)))
-            print(f"steps {steps}, stage {stage:g}: {found[-1]:.3f}", flush=True)
-        lines.append(f"| {steps} | {2 * steps} | {' | '.join(f'{value:.2f}' for value in found)} |")
+    own, field = refiner.flow.solver, cast(UNetField, refiner.flow.field)
+    for centred in (True, False):
+        field.centred = centred
+        for steps in options.steps:
+            found = []
+            for stage in options.stages:
+                refiner.flow.solver = dataclasses.replace(own, method=f"rk2:{stage}", steps=steps)
+                found.append(distance(sample_features(model, network, options.n, seed=options.seed, quiet=True)))
+                print(f"centred {centred}, steps {steps}, stage {stage:g}: {found[-1]:.3f}", flush=True)
+            cells = " | ".join(f"{value:.2f}" for value in found)
+            lines.append(f"| {'yes' if centred else 'no'} | {steps} | {refiner.evaluations(steps)} | {cells} |")
     text = "\n".join(lines) + "\n"
     write_text(options.out or ROOT / "eval" / "results" / f"refiner-solver-{recipe.name}.md", text)
     print(text)

@@ -202,6 +202,9 @@ class RefinerRecipe:
     stage: float = 0.5
     """The share of a step ahead at which its second stage lies (0.5 is the midpoint method, 1 Heun's). The less it is,
     the sharper are images of few steps."""
+    centred: bool = False
+    """Whether the decoder's pictures are taken to be the mean of the images of a latent. The U-net is then not asked at
+    noise alone: with one step, half the time."""
     epochs: int = 10
     """Passes over the training images, after those of `training`; its batch, warmup, decay, clip, ema, precision and
     accumulate hold for the refiner too."""

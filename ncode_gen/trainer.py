@@ -49,7 +49,7 @@ COMPILED_AFTER = 20
 REPORT_EVERY = 20
 SAVE_SECONDS = 300.0
 # What may be another for a refiner that is trained already.
-FREE: dict[str, Any] = {"epochs": 0, "rate": 0.0, "steps": 0, "stage": 0.0}
+FREE: dict[str, Any] = {"epochs": 0, "rate": 0.0, "steps": 0, "stage": 0.0, "centred": False}
 
 
 def train(

@@ -106,7 +106,16 @@ def _refiner(recipe: Recipe, shape: tuple[int, int, int]) -> Refiner | None:
     chosen = recipe.refiner
     if chosen.kind == "none":
         return None
-    return Refiner(recipe.latent.dim, shape, chosen.width, chosen.blocks, chosen.noise, chosen.steps, chosen.stage)
+    return Refiner(
+        recipe.latent.dim,
+        shape,
+        chosen.width,
+        chosen.blocks,
+        chosen.noise,
+        chosen.steps,
+        chosen.stage,
+        chosen.centred,
+    )
 
 
 def build_model(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:

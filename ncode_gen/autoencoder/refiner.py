@@ -55,6 +55,8 @@ class Refiner(nn.Module):
         noise: standard deviation of the noise, in units of that of what the decoder leaves out.
         steps: steps of the solver, of two stages each.
         stage: the share of a step ahead at which the second stage lies, see `ncode_gen.solvers.two_stages`.
+        centred: whether the decoder's pictures are taken to be the mean of the images of a latent. The velocity of
+            noise is then known, and the U-net is asked once less.
 
     Attributes:
         precision: dtype of the U-net's layers under automatic casting while it is trained; None for float32.
@@ -76,17 +78,22 @@ class Refiner(nn.Module):
         noise: float = 1.0,
         steps: int = 4,
         stage: float = 0.5,
+        centred: bool = False,
     ) -> None:
         super().__init__()
         self.noise = noise
         self.precision: torch.dtype | None = None
-        field = UNetField(shape, width, blocks, noise)
+        field = UNetField(shape, width, blocks, noise, centred)
         gamma = _Guidance(dim, field, 2 * width)
         self.flow = ControlledODE(field, OpenController(gamma), solver=Solver(f"rk2:{stage}", steps))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("spread", torch.ones(shape[0], 1, 1))
         self.fitted: Tensor
         self.spread: Tensor
+
+    def evaluations(self, steps: int) -> int:
+        """Return how often the U-net is asked for an image in some steps, at least 1, of the solver."""
+        return 2 * steps - int(cast(UNetField, self.flow.field).centred)
 
     @torch.no_grad()
     def take_scale(self, images: Tensor, pictures: Tensor, latents: Tensor) -> None:

@@ -73,6 +73,8 @@ class UNetField(Field):
         width: channels at the first resolution; doubled as the side is halved, at most up to four times `width`.
         blocks: blocks at each resolution, on the way down and on the way up.
         noise: standard deviation of the states at t = 0, where that at t = 1 is 1.
+        centred: whether states at t = 1 are known to have mean zero under each control. At t = 0, where a state tells
+            nothing of its end, the best velocity is then the known one, and the network is not asked.
 
     Raises:
         ValueError: a size below one, or a noise that is not above 0.
@@ -85,13 +87,21 @@ class UNetField(Field):
 
     axes = 3
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 64, blocks: int = 1, noise: float = 1.0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        width: int = 64,
+        blocks: int = 1,
+        noise: float = 1.0,
+        centred: bool = False,
+    ) -> None:
         super().__init__()
         if not noise > 0:
             raise ValueError(f"the noise must be above 0, got {noise}")
         if min(*shape, width, blocks) < 1:
             raise ValueError(f"image sides, width and blocks must be at least 1, got {shape}, {width} and {blocks}")
         self.shape, self.dim, self.summary_size, self.noise = shape, shape[0], 2 * shape[0], noise
+        self.centred = centred
         self.patch = 2 if max(shape[1:]) > LARGE else 1
         side, widths = math.ceil(max(shape[1:]) / self.patch), [width]
         while side > SMALLEST:
@@ -196,6 +206,8 @@ class _Guided(VectorField):
         assert isinstance(field, UNetField)
         images, particles = x.flatten(0, 1), x.shape[1]
         modulations, guides = self.modulations, self.guides
+        if field.centred and not t.dim() and float(t) == 0.0:
+            return field.known(t)[0] * x
         if len(guides) > 1 and particles > 1:
             modulations, guides = (part.repeat_interleave(particles, 0) for part in (modulations, guides))
         if t.dim():

@@ -113,6 +113,20 @@ def test_a_step_looks_ahead_as_far_as_it_is_told():
     torch.testing.assert_close(refiner(pictures, latents, noise), (pictures + end).clamp(0, 1))
 
 
+def test_where_pictures_are_means_the_network_is_not_asked_at_noise():
+    pictures, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
+    refiner = random_refiner(steps=1, stage=0.3, centred=True)
+    condition = torch.cat([latents, pictures.flatten(1)], 1)
+    asked = []
+    refiner.flow.field.last.register_forward_hook(lambda *_: asked.append(1))
+    drawn = refiner(pictures, latents, noise)
+    assert len(asked) == refiner.evaluations(1) == 1
+    ahead = refiner.flow.velocity(0.3, 0.7 * noise.unsqueeze(1), condition).squeeze(1)
+    torch.testing.assert_close(drawn, (pictures + (ahead + noise) / 0.6).clamp(0, 1))
+    refiner(pictures, latents, noise, steps=3)
+    assert len(asked) == 2 + refiner.evaluations(3) and random_refiner().evaluations(3) == 6
+
+
 def test_samples_are_refined_and_do_not_depend_on_the_batch():
     model = refined_model()
     one, two = (model.sample(5, torch.Generator().manual_seed(0), batch=batch) for batch in (5, 2))
