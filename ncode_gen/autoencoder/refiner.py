@@ -27,8 +27,9 @@ class _Guidance(nn.Module):
         self.scale: Tensor
         self.body = multilayer_perceptron((dim, hidden, hidden))
         self.head = nn.Linear(hidden, field.modulations)
-        nn.init.normal_(self.head.weight, std=0.1 / hidden**0.5)
-        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.head.weight.normal_(0.0, 0.1 / hidden**0.5)
+            self.head.bias.zero_()
 
     def forward(self, condition: Tensor) -> Tensor:
         latents, pictures = condition.split([self.dim, condition.shape[1] - self.dim], 1)

@@ -222,8 +222,8 @@ class ControlHead(nn.Linear):
 
     @torch.no_grad()
     def tell_apart(self) -> None:
-        """Draw the part of the map that starts at zero too, so that flows move samples apart from the first step."""
-        still = (self.weight == 0).all(1, keepdim=True)
+        """Draw the part of a new map that is zero too, so that flows move samples apart from the first step."""
+        still = (self.bias == 0).unsqueeze(1)
         self.weight += still * torch.randn_like(self.weight) / self.in_features**0.5
 
 

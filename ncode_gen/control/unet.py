@@ -111,7 +111,8 @@ class UNetField(Field):
         pixels = shape[0] * self.patch**2
         time = 2 * width
         self.clock = nn.Sequential(nn.Linear(1 + 2 * TIMES, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
-        self.register_buffer("frequencies", math.pi / 2 * torch.arange(1, TIMES + 1), persistent=False)
+        counts = torch.tensor([float(k) for k in range(1, TIMES + 1)])
+        self.register_buffer("frequencies", math.pi / 2 * counts, persistent=False)
         self.frequencies: Tensor
         self.first = nn.Conv2d(2 * pixels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()

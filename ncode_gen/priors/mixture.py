@@ -46,7 +46,7 @@ class GaussianMixture(Prior):
         start = components or 1
         self.register_buffer("log_weights", torch.full((start,), -math.log(start)))
         self.register_buffer("means", torch.zeros(start, dim))
-        self.register_buffer("factors", _packed(torch.eye(dim).repeat(start, 1, 1)))
+        self.register_buffer("factors", torch.zeros(start, dim * (dim + 1) // 2))
         self.fitted: Tensor
         self.log_weights: Tensor
         self.means: Tensor
