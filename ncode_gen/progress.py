@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from .autoencoder import LatentModel
 from .curves import Curves
 from .data import Images
+from .pictures import tiled
 
 __all__ = ["Reporter", "console", "track"]
 
@@ -137,13 +138,11 @@ class Reporter(_Shown):
 
     def pictures(self, model: LatentModel, images: Images, step: int) -> None:
         """Write a grid of samples, and one of reconstructions below their originals, to TensorBoard."""
-        from torchvision.utils import make_grid
-
         if (curves := self.curves) is None:
             return
         originals = images.first(16, model.device)
-        pairs = make_grid(torch.cat([originals, model.reconstruct(originals)]), len(originals))
-        samples = make_grid(model.sample(PICTURES, torch.Generator().manual_seed(0)), 8)
+        pairs = tiled(torch.cat([originals, model.reconstruct(originals)]), len(originals), 2, 0.0)
+        samples = tiled(model.sample(PICTURES, torch.Generator().manual_seed(0)), 8, 2, 0.0)
         self._draw(lambda: curves.picture(step, "samples", samples))
         self._draw(lambda: curves.picture(step, "reconstructions", pairs))
 

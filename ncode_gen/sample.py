@@ -65,8 +65,8 @@ def _write(images: Tensor, out: Path, single: bool) -> None:
     import numpy as np
     from PIL import Image
 
-    from .figures import picture_grid, to_bytes
     from .files import write_atomically
+    from .pictures import picture_grid, to_bytes
 
     if single:
         digits = len(str(len(images) - 1))

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -35,6 +37,16 @@ def test_training_ends_with_the_path_of_its_gallery(command, tmp_path):
         "animation.gif",
         "report.html",
     }
+
+
+def test_no_library_that_takes_seconds_is_imported_for_samples(trained, tmp_path):
+    code = (
+        "import sys; from ncode_gen.sample import main\n"
+        "for out in ('grid.png', 'array.npz', 'single/'): main([sys.argv[1], '--n', '2', '--out', sys.argv[2] + out])\n"
+        "found = {'torch._dynamo', 'torchvision', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code, str(trained), f"{tmp_path}/"], check=True)
 
 
 def test_samples_are_written_in_every_form_and_repeat(command, trained, tmp_path):

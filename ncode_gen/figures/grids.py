@@ -1,41 +1,20 @@
-"""Pictures in rows and columns."""
+"""Pictures in rows and columns, with labels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
+from ..pictures import tiled, to_bytes
 from .style import STYLE
 
-__all__ = ["labelled_rows", "picture_grid", "to_bytes", "upscaled"]
+__all__ = ["labelled_rows"]
 
-READABLE_SIDE = 56
 GAP = 0.12
 SIDE_MARGIN, TOP_MARGIN = 1.0, 0.5
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Round images in [0, 1] to uint8 in [0, 255], halves up; never truncated."""
-    return (images.detach().clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8).cpu()
-
-
-def upscaled(images: Tensor) -> Tensor:
-    """Repeat the pixels of tiny images (n, C, H, W) a whole number of times, until they can be seen."""
-    times = max(1, math.ceil(READABLE_SIDE / images.shape[-1]))
-    return images.repeat_interleave(times, -1).repeat_interleave(times, -2)
-
-
-def picture_grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Lay images (n, C, H, W) in [0, 1] out in a grid, as square as possible unless `columns` are given."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    grid = make_grid(to_bytes(upscaled(images)), columns, padding=4, pad_value=255)
-    return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
 def labelled_rows(
@@ -54,9 +33,7 @@ def labelled_rows(
     side = max(rows[0].shape[-2:])
     times = max(1, round(cell * dots / side))
     gap = max(1, round(GAP * side))
-    lines = [
-        make_grid(to_bytes(pictures), len(pictures), padding=gap, pad_value=255).permute(1, 2, 0) for pictures in rows
-    ]
+    lines = [tiled(to_bytes(pictures), len(pictures), gap, 255).permute(1, 2, 0) for pictures in rows]
     # Each line brings a gap above and below; two lines share one.
     image = torch.cat([lines[0], *(line[gap:] for line in lines[1:])]).repeat_interleave(times, 0)
     image = image.repeat_interleave(times, 1)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..autoencoder import ControlledPosterior, LatentModel
 from ..files import write_atomically
-from .grids import labelled_rows, picture_grid
+from ..pictures import picture_grid
+from .grids import labelled_rows
 from .style import COLOURS, new_figure, show_picture
 
 __all__ = ["draw_emergence", "draw_film_strip", "draw_paths", "principal_plane", "save_animation"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .mixture import GaussianMixture
@@ -47,6 +46,8 @@ def coupled_batches(
 
 def _pairs(base: GaussianMixture, ends: Tensor, below: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return a start for every end, and the ends in the order of the starts."""
+    from scipy.optimize import linear_sum_assignment
+
     level = torch.rand(len(ends), 1, generator=generator)
     chosen = torch.searchsorted(below, level).squeeze(1).clamp_max(base.components - 1)
     order = torch.randperm(len(ends), generator=generator)

@@ -3,7 +3,7 @@ import torch
 
 from ncode_gen.autoencoder import build_model
 from ncode_gen.data import TensorImages
-from ncode_gen.figures import draw_gallery, picture_grid, to_bytes
+from ncode_gen.figures import draw_gallery
 from ncode_gen.figures.trajectories import principal_plane
 from ncode_gen.recipe import DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
 
@@ -58,15 +58,6 @@ def test_every_kind_of_model_can_be_drawn(tmp_path, recipe):
 def test_without_a_flow_there_are_no_trajectories(tmp_path):
     model = build_model(Recipe(flow=FlowRecipe(loop="none")), (3, 8, 8)).eval().requires_grad_(False)
     assert len(draw_gallery(model, images(3, 3), tmp_path, title="test")) == 3
-
-
-def test_pixels_are_rounded_and_not_truncated():
-    values = torch.tensor([0.0, 0.9999, 127.6 / 255, 127.4 / 255, 1.0, 2.0, -1.0])
-    assert to_bytes(values).tolist() == [0, 255, 128, 127, 255, 255, 0]
-
-
-def test_a_grid_is_readable_even_for_tiny_images():
-    assert picture_grid(torch.rand(4, 1, 8, 8)).size == (2 * 60 + 4, 2 * 60 + 4)
 
 
 def test_the_plane_holds_the_two_strongest_directions():
