@@ -18,6 +18,7 @@ from .normal import Prior, standard_normal_log_prob
 __all__ = ["FlowPrior"]
 
 BATCH, RATE, DECAY, LIMIT = 1024, 1e-3, 0.999, 10.0
+CACHED = 1000
 
 
 class FlowPrior(Prior):
@@ -111,7 +112,9 @@ class FlowPrior(Prior):
         start = self.base.sample(n, generator)
         if self.standard:
             return start
-        white: Tensor = self.flow(start.unsqueeze(0), steps=steps).state.squeeze(0)
+        # On a CPU the hidden units of more latents leave the cache.
+        parts = start.split(CACHED) if start.device.type == "cpu" else (start,)
+        white = torch.cat([self.flow(part.unsqueeze(0), steps=steps).state.squeeze(0) for part in parts])
         return self.centre + self.scale * white
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:

@@ -73,6 +73,13 @@ def test_a_fitted_flow_follows_the_latents(fitted):
     torch.testing.assert_close(drawn.T.cov(), held_out.T.cov(), atol=0.8, rtol=0)
 
 
+@torch.no_grad()
+def test_many_latents_are_drawn_as_in_one_solve():
+    prior, n = stirred(), 2345
+    white = prior.flow(prior.base.sample(n, torch.Generator().manual_seed(0)).unsqueeze(0)).state.squeeze(0)
+    torch.testing.assert_close(prior.sample(n, torch.Generator().manual_seed(0)), prior.centre + prior.scale * white)
+
+
 def test_equal_seeds_give_equal_flows_and_what_is_saved_is_loaded():
     first, second, other = (FlowPrior(2, hidden=8, updates=5, components=2) for _ in range(3))
     second.load_state_dict(first.state_dict())
