@@ -52,7 +52,7 @@ from ncode_gen.metrics import (
 )
 from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
-from ncode_gen.recipe import PriorRecipe, Recipe
+from ncode_gen.recipe import Recipe
 from ncode_gen.run import describe_environment, load_recipe, load_run
 
 ROOT = Path(__file__).parent.parent
@@ -176,8 +176,8 @@ class Study:
         latent_scores = self.latents(model)
         for prior in wanted:
             start = time.perf_counter()
-            # Training ended with this very fit, of the same latents with the same seed.
-            is_own = prior == "own" or (prior == "flow" and recipe.prior == PriorRecipe("flow", components=0))
+            # A recipe's own flow is kept, which training ended with: a fit of the same latents with the same seed.
+            is_own = prior == "own" or (prior == "flow" and recipe.prior.kind == "flow" and not recipe.prior.joint)
             model.prior = own if is_own else new_prior(prior, model.dim, own)
             if not is_own:
                 fit_prior(model, self.splits.train, seed, CPU)
@@ -187,6 +187,8 @@ class Study:
             found: dict[str, Any] = {"prior": prior, "fitting_seconds": round(fitting, 1)}
             if isinstance(model.prior, GaussianMixture):
                 found["components"] = model.prior.components
+            elif isinstance(model.prior, FlowPrior):
+                found["updates"] = model.prior.updates
             if model.refiner is not None:
                 found["fid_by_refiner_nfe"] = self.by_refiner_steps(model, seed, scores["fid"])
             elif model.prior.active_flow is not None:
