@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from intervals import interval
 from PIL import Image
 from torch import Tensor
+
+from ncode_gen.pictures import tiled, to_bytes
 
 COLUMNS = (
     ("fid", "FID", 2),
@@ -34,15 +35,9 @@ SHORT = ("fid", "kid", "recall", "coverage", "nll_nats", "elbo_nats", "reconstru
 
 def contact_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
     """Write images (n, C, H, W) in [0, 1] as one PNG, side by side."""
-    rows = -(-len(images) // columns)
-    channels, height, width = images.shape[1:]
-    sheet = torch.zeros(channels, rows * height, columns * width)
-    for i, image in enumerate(images):
-        top, left = i // columns * height, i % columns * width
-        sheet[:, top : top + height, left : left + width] = image
-    pixels = (sheet.clamp(0, 1) * 255).round().byte().numpy()
+    sheet = Image.fromarray(tiled(to_bytes(images), columns, 0, 0).permute(1, 2, 0).numpy())
     path.parent.mkdir(parents=True, exist_ok=True)
-    (Image.fromarray(pixels[0]) if channels == 1 else Image.fromarray(pixels.transpose(1, 2, 0))).save(path)
+    (sheet.convert("L") if images.shape[1] == 1 else sheet).save(path)
 
 
 Key = tuple[str, int, int, str]  # model, latent dimensions, epochs, prior
@@ -108,11 +103,12 @@ def _by_evaluations(cells: Cells, key: str, what: str) -> list[str]:
     groups = [(names, group[0][key]) for names, group in cells.items() if key in group[0]]
     if not groups:
         return []
-    counts = list(groups[0][1])
+    counts = sorted({count for _, found in groups for count in found}, key=int)
     lines = ["", f"FID by evaluations of {what}, seed 0:", ""]
     lines += ["| model | d | prior | " + " | ".join(counts) + " |", "|---|---:|---|" + "---:|" * len(counts)]
     for (model, dim, _, prior), found in groups:
-        lines.append(f"| {model} | {dim} | {prior} | " + " | ".join(f"{found[n]:.2f}" for n in counts) + " |")
+        scores = [f"{found[count]:.2f}" if count in found else "-" for count in counts]
+        lines.append(f"| {model} | {dim} | {prior} | {' | '.join(scores)} |")
     return lines
 
 

@@ -83,6 +83,23 @@ def _generation(results: Path) -> Iterable[tuple[str, str, str]]:
         )
 
 
+def _autoencoders(results: Path) -> Iterable[tuple[str, str, str]]:
+    """Yield autoencoders of equal networks, epochs and prior: with a flow of each sample's own, one for all, none."""
+    cells = collected(results / "generation" / "mnist")
+    found = {
+        key[0]: entry(group, "fid", 2)
+        for key, group in cells.items()
+        if key[1:] == (16, 12, "flow") and key[0] in ("ncode-autoencoder", "node-autoencoder", "ae")
+    }
+    own = found.pop("ncode-autoencoder")
+    if found:
+        yield (
+            "MNIST: FID of autoencoders of equal networks, 16 dimensions, 12 epochs, prior flow",
+            f"**{own}** (ncode-autoencoder)",
+            ", ".join(f"{name} {score}" for name, score in sorted(found.items(), reverse=True)),
+        )
+
+
 def _likelihood(results: Path) -> Iterable[tuple[str, str, str]]:
     rows = {row["model"]: row for row in json.loads((results / "mnist.json").read_text())["rows"]}
     for own, peer in (("ncode-open", "vae"), ("ncode-open-mixture", "vae-mixture")):
@@ -176,6 +193,7 @@ def _speed(results: Path) -> Iterable[tuple[str, str, str]]:
 def headlines(results: Path) -> str:
     """Return a row for each claim, from the studies' results."""
     lines = ["| | N-CODE | beside it |", "|---|---|---|"]
-    for make in (_generation, _flagship, _likelihood, _posteriors, _expressivity, _supervised, _density, _speed):
+    generative = (_generation, _autoencoders, _flagship, _likelihood, _posteriors)
+    for make in (*generative, _expressivity, _supervised, _density, _speed):
         lines += [f"| {what} | {own} | {other} |" for what, own, other in make(results)]
     return "\n".join(lines)

@@ -94,6 +94,23 @@ def _speed(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _sampling(found: dict[str, Any]) -> list[str]:
+    lines = [
+        f"**Sampling** (`python eval/sampling.py`; {found['images']:,} images, {found['threads']} CPU threads, medians "
+        "in seconds): `python -m ncode_gen.sample` without the time of its imports.",
+        "",
+        "| model | command | latents | pictures | with what the refiner adds |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, took in found["seconds"].items():
+        refined = f"{took['images']:.1f}" if "images, centred" in took else "-"
+        lines.append(
+            f"| {name} | {took['command'] - took['imports']:.1f} | {took['latents']:.1f} | {took['pictures']:.1f} | "
+            f"{refined} |"
+        )
+    return lines
+
+
 def summaries(results: Path) -> list[str]:
     """Return one Markdown text for each study whose results are there."""
     makers = {
@@ -101,6 +118,7 @@ def summaries(results: Path) -> list[str]:
         "classification": _classification,
         "density": _density,
         "speed": _speed,
+        "sampling": _sampling,
     }
     return [
         "\n".join(make(json.loads((results / f"{name}.json").read_text())))
