@@ -95,7 +95,7 @@ def _autoencoders(results: Path) -> Iterable[tuple[str, str, str]]:
     if found:
         yield (
             "MNIST: FID of autoencoders of equal networks, 16 dimensions, 12 epochs, prior flow",
-            f"**{own}** (ncode-autoencoder)",
+            f"{own} (ncode-autoencoder)",
             ", ".join(f"{name} {score}" for name, score in sorted(found.items(), reverse=True)),
         )
 
