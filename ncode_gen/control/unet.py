@@ -207,6 +207,7 @@ class _Guided(VectorField):
         assert isinstance(field, UNetField)
         images, particles = x.flatten(0, 1), x.shape[1]
         modulations, guides = self.modulations, self.guides
+        # A solver's time is a scalar; in training each sample has its own, and the network learns at all of them.
         if field.centred and not t.dim() and float(t) == 0.0:
             return field.known(t)[0] * x
         if len(guides) > 1 and particles > 1:
