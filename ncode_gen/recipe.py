@@ -204,7 +204,7 @@ class RefinerRecipe:
     the sharper are images of few steps."""
     centred: bool = False
     """Whether the decoder's pictures are taken to be the mean of the images of a latent. The U-net is then not asked at
-    noise alone: with one step, half the time."""
+    noise alone: with one step, once an image instead of twice."""
     epochs: int = 10
     """Passes over the training images, after those of `training`; its batch, warmup, decay, clip, ema, precision and
     accumulate hold for the refiner too."""
