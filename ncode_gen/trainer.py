@@ -194,12 +194,12 @@ class _Loop:
         """The first step of what is trained now."""
         return self.total if self.training.refining else 0
 
-    def _rate(self) -> float:
-        recipe, at = self.recipe, self.at
+    def _rate(self, step: int) -> float:
+        recipe = self.recipe
         if self.training.refining:
             steps = self.per_epoch * recipe.refiner.epochs
-            return learning_rate(recipe.refiner.rate, recipe.training.warmup, at.step - self.total, steps)
-        return learning_rate(recipe.training.rate, recipe.training.warmup, at.step, self.total)
+            return learning_rate(recipe.refiner.rate, recipe.training.warmup, step - self.total, steps)
+        return learning_rate(recipe.training.rate, recipe.training.warmup, step, self.total)
 
     def refine(self) -> None:
         """Begin to train the refiner, if that has not begun; encoder, decoder and flow are their average from here."""
@@ -279,7 +279,7 @@ class _Loop:
         started = time.perf_counter() - at.seconds
         sums = torch.tensor(at.sums, device=self.device)
         for images, numbers in self._batches():
-            rate, beta = self._rate(), _beta(recipe, at.step, self.total)
+            rate, beta = self._rate(at.step), _beta(recipe, at.step, self.total)
             sums += self.training.step(images, rate, beta, self.training.generator, numbers)
             update_average(self.training.averaged, self.training.model, recipe.training.ema, at.step - self.first_step)
             at.step += 1
@@ -293,7 +293,7 @@ class _Loop:
                 at.sums, at.seconds = sums.tolist(), time.perf_counter() - started
                 self._save()
                 self.stop.meet()
-        self._housekeeping(sums.tolist(), rate, beta, time.perf_counter() - started)
+        self._housekeeping(sums.tolist(), time.perf_counter() - started)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's parts of the batches that are still to come, with their indices in the training set.
@@ -303,6 +303,8 @@ class _Loop:
         images = self.splits.train
         seeded = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + self.at.epoch)
         order = torch.randperm(len(images), generator=seeded)[: self.per_epoch * self.batch].view(-1, self.batch)
+        if self.at.batch == self.per_epoch:  # stopped between an epoch's last batch and its end
+            return iter(())
         mine = self.workers.part(order[self.at.batch :].T).T
         batches = images.batches(self.batch // self.workers.count, mine.flatten(), self.device)
         return zip(batches, mine, strict=True)
@@ -332,7 +334,7 @@ class _Loop:
                 code=1,
             )
 
-    def _housekeeping(self, sums: list[float], rate: float, beta: float, seconds: float) -> None:
+    def _housekeeping(self, sums: list[float], seconds: float) -> None:
         """Validate, tell and save at the end of an epoch."""
         recipe, at, average = self.recipe, self.at, self.training.average
         loss, nats, norm = _means(sums, self.per_epoch)
@@ -344,11 +346,11 @@ class _Loop:
         if self.training.refining:
             row["matching"] = loss
         else:
-            row |= {"loss": loss, "train_nats": nats, "beta": beta, "nfe": self.nfe}
+            row |= {"loss": loss, "train_nats": nats, "beta": _beta(recipe, at.step - 1, self.total), "nfe": self.nfe}
         row |= {
             "gradient_norm": norm,
             "skipped": int(sums[3]),
-            "rate": rate,
+            "rate": self._rate(at.step - 1),
             "images_per_second": self.per_epoch * self.batch / seconds,
             "seconds": seconds,
         }

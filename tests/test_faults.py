@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from ncode_gen import step as step_module
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import FlowRecipe
+from ncode_gen.recipe import FlowRecipe, RefinerRecipe
 from ncode_gen.records import JsonLines
+from ncode_gen.signals import Interrupted
 from ncode_gen.state import STATE, load_state
 from ncode_gen.step import TrainingStep
 
@@ -204,6 +205,40 @@ def test_kills_at_any_moment_change_nothing(tmp_path, kills):
     assert not list(run.rglob("*.partial"))
     assert [row["epoch"] for row in rows_of(run)] == list(range(1, 9))
     assert (run / STATE).exists()
+
+
+def results_of(folder):
+    """Return a run's rows without times and without the sums that tie them to the run."""
+    other = {"seconds", "images_per_second", "check"}
+    return [{key: value for key, value in row.items() if key not in other} for row in rows_of(folder)]
+
+
+@pytest.mark.parametrize("refiner", [RefinerRecipe(), RefinerRecipe("flow", width=8, epochs=2)])
+def test_a_signal_in_any_step_changes_nothing(tmp_path, monkeypatch, refiner):
+    """The last step of an epoch too: the state is saved before the epoch's end, which comes when training goes on."""
+    recipe = recipe_of(epochs=2, refiner=refiner)
+    whole = fit(recipe, tmp_path / "whole").state_dict()
+    rows = results_of(tmp_path / "whole")
+    taken, real = 0, step_module.Step.__call__
+
+    def interrupted(self, *inputs):
+        nonlocal taken
+        found = real(self, *inputs)
+        taken += 1
+        signal.raise_signal(signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(step_module.Step, "__call__", interrupted)
+    folder, stops = tmp_path / "run", 0
+    while True:
+        try:
+            parts = fit(recipe, folder, resume=stops > 0).state_dict()
+            break
+        except Interrupted:
+            stops += 1
+    assert stops == taken == rows[-1]["step"]
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert results_of(folder) == rows
 
 
 def test_signals_save_and_say_how_to_go_on(tmp_path):
