@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,7 @@ def linear_probe(model: LatentModel, train: TensorImages, test: TensorImages, se
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     probe.fit(latents(some).numpy(), some.labels.numpy())
     right = float(probe.score(latents(test).numpy(), test.labels.numpy()))
-    return Score.from_error(right, math.sqrt(right * (1 - right) / len(test)))
+    return Score.of_share(right, len(test))
 
 
 @torch.no_grad()

@@ -33,19 +33,12 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = 3) -> tuple[S
     """Return precision and recall of features (m, d) against real features (n, d).
 
     Source: Kynkaanniemi et al., "Improved precision and recall metric", NeurIPS 2019, equations 1 and 2. The
-    standard errors are those of a share of independent points.
+    intervals are those of a share of independent points.
     """
     real, fake = real.float(), fake.float()
     precision = _covered(fake, real, _radii(real, neighbours))
     recall = _covered(real, fake, _radii(fake, neighbours))
-
-    def error(share: float, n: int) -> float:
-        return math.sqrt(share * (1 - share) / n)
-
-    return (
-        Score.from_error(precision, error(precision, len(fake))),
-        Score.from_error(recall, error(recall, len(real))),
-    )
+    return Score.of_share(precision, len(fake)), Score.of_share(recall, len(real))
 
 
 def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[Score, Score]:
@@ -63,7 +56,4 @@ def density_coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> tuple[S
         hits.append((distances <= radii).sum(1))
         nearest = torch.minimum(nearest, distances.min(0).values)
     covered = float((nearest <= radii).double().mean())
-    return (
-        mean_score(torch.cat(hits).double() / neighbours),
-        Score.from_error(covered, math.sqrt(covered * (1 - covered) / len(real))),
-    )
+    return mean_score(torch.cat(hits).double() / neighbours), Score.of_share(covered, len(real))

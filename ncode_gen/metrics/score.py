@@ -16,7 +16,7 @@ NORMAL_95 = 1.959964
 
 @dataclass(frozen=True)
 class Score:
-    """A score and the ends of its 95 % interval, value -+ 1.96 standard errors.
+    """A score and the ends of its 95 % interval: value -+ 1.96 standard errors, or, for a share, Wilson's.
 
     Attributes:
         value: the score.
@@ -32,6 +32,22 @@ class Score:
     def from_error(cls, value: float, error: float) -> Score:
         """Return the score with a given standard error."""
         return cls(value, value - NORMAL_95 * error, value + NORMAL_95 * error)
+
+    @classmethod
+    def of_share(cls, share: float, n: int) -> Score:
+        """Return the share of `n` independent cases, n >= 1, with an interval that stays within [0, 1].
+
+        Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+
+        >>> score = Score.of_share(1.0, 10)
+        >>> round(score.low, 3), score.high
+        (0.722, 1.0)
+        """
+        square = NORMAL_95**2 / n
+        centre, width = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
+        low, high = ((centre + side * width) / (1 + square) for side in (-1, 1))
+        # It always holds the share and stays within [0, 1], but for rounding.
+        return cls(share, max(min(low, share), 0.0), min(max(high, share), 1.0))
 
 
 def mean_score(values: Tensor) -> Score:
