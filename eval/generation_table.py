@@ -30,6 +30,7 @@ NFE = {
     "fid_by_nfe": "the flow prior's field (Runge-Kutta 4)",
     "fid_by_refiner_nfe": "the refiner's U-net, 0 without it",
 }
+MARK = "† made before cells recorded their commit"
 SHORT = ("fid", "kid", "recall", "coverage", "nll_nats", "elbo_nats", "reconstruction_fid")
 
 
@@ -66,6 +67,14 @@ def entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
+def _row(names: Key, group: list[dict[str, Any]]) -> str:
+    """Return the first columns of a row: model, latent dimensions and prior."""
+    model, dim, _, prior = names
+    mark = "" if all("commit" in cell for cell in group) else " †"
+    size = f" ({group[0]['components']})" if "components" in group[0] else ""
+    return f"| {model}{mark} | {dim or '-'} | {prior}{size} |"
+
+
 def _learnt(cell: dict[str, Any]) -> str:
     """Return how many images the models learned from, where a cell says it."""
     return f", {cell['training_images']} training images" if "training_images" in cell else ""
@@ -78,18 +87,16 @@ def short_table(data: str, folder: Path) -> str:
     columns = [column for column in COLUMNS if column[0] in SHORT]
     lines = [
         f"**{data}, all models in one harness** (`python eval/generation.py {data}`{_learnt(some)}; "
-        f"FID and KID[{some['features']}, n={some['samples']}, test]; 95 % intervals; the full table is in "
+        f"FID and KID[{some['features']}, n={some['samples']}, test]; 95 % intervals; {MARK}; the full table is in "
         f"`eval/results/generation-{data}.md`):",
         "",
         "| model | d | prior | " + " | ".join(title for _, title, _ in columns) + " | epochs |",
         "|---|---:|---|" + "---:|" * (len(columns) + 1),
     ]
-    for (model, dim, _, prior), group in _best_first(cells):
-        name = f"{prior} ({group[0]['components']})" if "components" in group[0] else prior
+    for names, group in _best_first(cells):
         entries = [entry(group, key, digits) for key, _, digits in columns]
-        lines.append(
-            f"| {model} | {dim or '-'} | {name} | " + " | ".join(entries) + f" | {group[0].get('epochs', '-')} |"
-        )
+        entries.append(str(group[0].get("epochs", "-")))
+        lines.append(f"{_row(names, group)} {' | '.join(entries)} |")
     return "\n".join(lines)
 
 
@@ -126,20 +133,19 @@ def table(data: str, folder: Path) -> str:
         "several: 95 % interval of the mean over seeds. "
         'NLL and ELBO in nats, refined solver. "way": length of the decoded line between two images over the straight '
         'one, in feature space. "probe": accuracy of a logistic regression on the latents. Times on '
-        "one or two threads of a CPU, with another job beside.",
+        f"one or two threads of a CPU, with another job beside. {MARK}.",
         "",
         "| model | d | prior | seeds | "
         + " | ".join(title for _, title, _ in COLUMNS)
         + " | parameters | epochs | s |",
         "|---|---:|---|---:|" + "---:|" * (len(COLUMNS) + 3),
     ]
-    for (model, dim, _, prior), group in _best_first(cells):
+    for names, group in _best_first(cells):
         first = group[0]
-        name = f"{prior} ({first['components']})" if "components" in first else prior
         entries = [entry(group, key, digits) for key, _, digits in COLUMNS]
         entries += [str(first.get(key, "-")) for key in ("parameters", "epochs")]
         entries.append(f"{first['training_seconds']:.0f}" if "training_seconds" in first else "-")
-        lines.append(f"| {model} | {dim or '-'} | {name} | {len(group)} | " + " | ".join(entries) + " |")
+        lines.append(f"{_row(names, group)} {len(group)} | {' | '.join(entries)} |")
     for key, what in NFE.items():
         lines += _by_evaluations(cells, key, what)
     particles = sorted({cell["particles"] for group in cells.values() for cell in group if "particles" in cell})

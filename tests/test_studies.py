@@ -22,6 +22,7 @@ def generation_table(monkeypatch):
 def cell(folder, name, model, prior, seed, fid, **more):
     score = {"value": fid, "low": fid - 1, "high": fid + 1}
     common = {"features": "mnist-classifier", "samples": 100, "test_images": 50, "dim": 8, "scores": {"fid": score}}
+    common["commit"] = "abc"
     (folder / f"{name}.json").write_text(json.dumps(common | {"model": model, "prior": prior, "seed": seed} | more))
 
 
@@ -38,6 +39,15 @@ def test_the_table_puts_seeds_together_and_the_best_first(generation_table, tmp_
     assert rows[2].startswith("| a | 9 | flow | 1 | 8.00 ± 1.00")
     assert rows[3] == "| a | 8 | flow | 9.00 | 6.00 |"
     assert "FID and KID[mnist-classifier, n=100, test]" in text
+
+
+def test_the_table_marks_rows_of_unknown_commits(generation_table, tmp_path):
+    cell(tmp_path, "a-0", "a", "flow", 0, 5.0)
+    old = json.loads((tmp_path / "a-0.json").read_text()) | {"seed": 1}
+    del old["commit"]
+    (tmp_path / "a-1.json").write_text(json.dumps(old))
+    assert "| a † | 8 | flow | 2 |" in generation_table.table("mnist", tmp_path)
+    assert "| a † | 8 | flow |" in generation_table.short_table("mnist", tmp_path)
 
 
 def test_without_cells_the_table_says_so(generation_table, tmp_path):
