@@ -59,7 +59,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
 CPU = torch.device("cpu")
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
-REFINED = ("ncode-refined",)
+REFINED = ("ncode-refined", "ncode-refined-static")
 VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
 FLAGSHIPS = ("vae-flow", "ncode-open-flow")
 PRIORS = ("own", "gaussian", "mixture10", "mixture", "flow")
@@ -191,6 +191,7 @@ class Study:
                 found["updates"] = model.prior.updates
             if model.refiner is not None:
                 found["fid_by_refiner_nfe"] = self.by_refiner_steps(model, seed, scores["fid"])
+                found["matching"] = rows[-1]["validation_matching"]
             elif model.prior.active_flow is not None:
                 found["fid_by_nfe"] = self.by_steps(model, seed)
             # A deep flow's density takes d derivatives an evaluation: too slow for all these particles.

@@ -119,6 +119,20 @@ def _by_evaluations(cells: Cells, key: str, what: str) -> list[str]:
     return lines
 
 
+def _matching(cells: Cells) -> list[str]:
+    """Return the lines of a table of refiners by what their flow matching left over."""
+    groups = [(names, group) for names, group in cells.items() if all("matching" in cell for cell in group)]
+    if not groups:
+        return []
+    lines = ["", "Flow matching of the refiners: mean square error on validation images, 1 for one that knows nothing:"]
+    lines += ["", "| model | d | epochs | seeds | error |", "|---|---:|---:|---:|---:|"]
+    for (model, dim, epochs, _), group in groups:
+        values = [cell["matching"] for cell in group]
+        half = f" ± {interval(group, 'matching')[1]:.4f}" if len(group) > 1 else ""
+        lines.append(f"| {model} | {dim} | {epochs} | {len(group)} | {sum(values) / len(values):.4f}{half} |")
+    return lines
+
+
 def table(data: str, folder: Path) -> str:
     """Return all finished cells of an image set as Markdown, the lowest FID first."""
     cells = collected(folder)
@@ -148,6 +162,7 @@ def table(data: str, folder: Path) -> str:
         lines.append(f"{_row(names, group)} {len(group)} | {' | '.join(entries)} |")
     for key, what in NFE.items():
         lines += _by_evaluations(cells, key, what)
+    lines += _matching(cells)
     particles = sorted({cell["particles"] for group in cells.values() for cell in group if "particles" in cell})
     if particles:
         lines += ["", f"Particles of the likelihoods: {', '.join(map(str, particles))}."]

@@ -61,7 +61,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
         ("prior.joint", prior != "flow", 'prior.kind = "flow"'),
         *(
             (f"refiner.{key}", recipe.refiner.kind == "none", 'refiner.kind = "flow"')
-            for key in ("width", "blocks", "noise", "steps", "stage", "centred", "epochs", "rate")
+            for key in ("loop", "width", "blocks", "noise", "steps", "stage", "centred", "epochs", "rate")
         ),
         ("prior.updates", prior != "flow" or recipe.prior.joint, 'prior.kind = "flow" and without prior.joint'),
     )

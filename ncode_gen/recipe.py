@@ -191,6 +191,9 @@ class RefinerRecipe:
     kind: Literal["none", "flow"] = "none"
     """None: samples are the decoder's pictures, which are means and so blurred; or a flow of pixels from these, which
     is trained when encoder and decoder are."""
+    loop: Literal["static", "open"] = "open"
+    """What the latent decides beside the picture that it shows: nothing (one flow for all), or gains and biases of the
+    whole U-net."""
     width: int = 64
     """Channels of its U-net at the first resolution (doubled as the side is halved)."""
     blocks: int = 1

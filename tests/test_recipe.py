@@ -17,6 +17,7 @@ COMPARED = (
     *("ae", "rae-l2", "wae-mmd", "beta-vae", "node-autoencoder", "anode", "ncode-autoencoder-closed", "ffjord", "iaf"),
     *("vae-flow", "ncode-open-flow", "conv-decoder", "ncode-decoder"),
 )
+REFINED = ("digits", "mnist", "fashion-mnist")
 # No test depends on a clock.
 CLOCKLESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KINDS = ("vae", "node", "ncode-open", "ncode-closed", "ncode-autoencoder", "ncode-refined")
@@ -30,6 +31,7 @@ def test_every_set_has_every_model():
         "digits/iaf.toml",
     }
     expected |= {f"{s}/{k}.toml" for s in ("mnist", "fashion-mnist") for k in COMPARED}
+    expected |= {f"{s}/ncode-refined-static.toml" for s in REFINED}
     assert {str(path.relative_to(ROOT / "models")) for path in MODELS} == expected
 
 
@@ -59,6 +61,13 @@ def test_baselines_differ_from_the_model_in_the_flow_alone():
 def test_the_mixtures_differ_in_the_prior_alone(kind):
     plain, mixture = (Recipe.load(ROOT / "models" / "mnist" / f"{kind}{end}.toml") for end in ("", "-mixture"))
     assert dataclasses.replace(mixture, name=plain.name, prior=plain.prior) == plain
+
+
+@pytest.mark.parametrize("data", REFINED)
+def test_the_static_refiner_differs_in_its_loop_alone(data):
+    own, static = (Recipe.load(ROOT / "models" / data / f"ncode-refined{end}.toml") for end in ("", "-static"))
+    refiner = dataclasses.replace(static.refiner, loop="open")
+    assert dataclasses.replace(static, name=own.name, refiner=refiner) == own and static.refiner != own.refiner
 
 
 @settings(CLOCKLESS)

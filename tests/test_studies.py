@@ -31,6 +31,8 @@ def test_the_table_puts_seeds_together_and_the_best_first(generation_table, tmp_
     cell(tmp_path, "a-1", "a", "flow", 1, 7.0)
     cell(tmp_path, "a-d9-0", "a", "flow", 0, 8.0, dim=9)
     cell(tmp_path, "b-0", "b", "mixture", 0, 3.0, components=7, training_seconds=12.3, parameters=10, epochs=2)
+    for seed, matching in ((0, 0.4), (1, 0.5)):
+        cell(tmp_path, f"c-{seed}", "c", "flow", seed, 9.0, matching=matching, epochs=3)
     text = generation_table.table("mnist", tmp_path)
     rows = [line for line in text.splitlines() if line.startswith(("| a ", "| b "))]
     assert rows[0].startswith("| b | 8 | mixture (7) | 1 | 3.00 ± 1.00")
@@ -38,6 +40,7 @@ def test_the_table_puts_seeds_together_and_the_best_first(generation_table, tmp_
     assert rows[1].startswith("| a | 8 | flow | 2 | 6.00 ± 12.71")
     assert rows[2].startswith("| a | 9 | flow | 1 | 8.00 ± 1.00")
     assert rows[3] == "| a | 8 | flow | 9.00 | 6.00 |"
+    assert "| c | 8 | 3 | 2 | 0.4500 ± 0.6353 |" in text
     assert "FID and KID[mnist-classifier, n=100, test]" in text
 
 

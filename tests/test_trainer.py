@@ -62,6 +62,7 @@ def test_training_lowers_the_loss(tmp_path):
         {"objective": ObjectiveRecipe("autoencoder", latent_noise=0.3), "prior": PriorRecipe("mixture", 2)},
         {"flow": FlowRecipe(loop="iaf", hidden=8, layers=1, steps=2)},
         {"refiner": RefinerRecipe("flow", width=8, epochs=1)},
+        {"refiner": RefinerRecipe("flow", loop="static", width=8, epochs=1)},
         {"training": {"precision": "bf16", "clip": 0.0, "ema": 0.0, "warmup": 0.0}},
     ],
     ids=str,

@@ -115,6 +115,7 @@ def _refiner(recipe: Recipe, shape: tuple[int, int, int]) -> Refiner | None:
         chosen.steps,
         chosen.stage,
         chosen.centred,
+        chosen.loop,
     )
 
 

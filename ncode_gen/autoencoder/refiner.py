@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ LEAST_SPREAD = 1 / 255
 
 
 class _Guidance(nn.Module):
-    """From a latent and its picture, (n, d + C H W), to the field's control: gains and biases, and the picture."""
+    """From a latent and its picture, (n, d + C H W), to the field's control: gains and biases, and the picture.
+
+    With no hidden units gains and biases are the same for all latents.
+    """
 
     def __init__(self, dim: int, field: UNetField, hidden: int) -> None:
         super().__init__()
@@ -25,15 +28,20 @@ class _Guidance(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
         self.centre: Tensor
         self.scale: Tensor
-        self.body = multilayer_perceptron((dim, hidden, hidden))
-        self.head = nn.Linear(hidden, field.modulations)
-        with torch.no_grad():
-            self.head.weight.normal_(0.0, 0.1 / hidden**0.5)
-            self.head.bias.zero_()
+        self.shared = None if hidden else nn.Parameter(torch.zeros(field.modulations))
+        if hidden:
+            self.body = multilayer_perceptron((dim, hidden, hidden))
+            self.head = nn.Linear(hidden, field.modulations)
+            with torch.no_grad():
+                self.head.weight.normal_(0.0, 0.1 / hidden**0.5)
+                self.head.bias.zero_()
 
     def forward(self, condition: Tensor) -> Tensor:
         latents, pictures = condition.split([self.dim, condition.shape[1] - self.dim], 1)
-        modulations = self.head(self.body((latents - self.centre) / self.scale))
+        if self.shared is not None:
+            modulations = self.shared.expand(len(latents), -1)
+        else:
+            modulations = self.head(self.body((latents - self.centre) / self.scale))
         return torch.cat([modulations, pictures], 1)
 
 
@@ -58,6 +66,8 @@ class Refiner(nn.Module):
         stage: the share of a step ahead at which the second stage lies, see `ncode_gen.solvers.two_stages`.
         centred: whether the decoder's pictures are taken to be the mean of the images of a latent. The velocity of
             noise is then known, and the U-net is asked once less.
+        loop: "open", or "static" for gains and biases that are the same for all latents: a neural ODE, which knows of
+            a latent what its picture shows.
 
     Attributes:
         precision: dtype of the U-net's layers under automatic casting while it is trained; None for float32.
@@ -80,12 +90,13 @@ class Refiner(nn.Module):
         steps: int = 4,
         stage: float = 0.5,
         centred: bool = False,
+        loop: Literal["static", "open"] = "open",
     ) -> None:
         super().__init__()
         self.noise = noise
         self.precision: torch.dtype | None = None
         field = UNetField(shape, width, blocks, noise, centred)
-        gamma = _Guidance(dim, field, 2 * width)
+        gamma = _Guidance(dim, field, 2 * width if loop == "open" else 0)
         self.flow = ControlledODE(field, OpenController(gamma), solver=Solver(f"rk2:{stage}", steps))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("spread", torch.ones(shape[0], 1, 1))

@@ -127,6 +127,15 @@ def test_where_pictures_are_means_the_network_is_not_asked_at_noise():
     assert len(asked) == 2 + refiner.evaluations(3) and random_refiner().evaluations(3) == 6
 
 
+@pytest.mark.parametrize(("loop", "decides"), [("open", True), ("static", False)])
+def test_what_latents_decide_beside_their_pictures(loop, decides):
+    pictures, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    refiner = random_refiner(loop=loop)
+    one, other = (refiner(pictures, latents, noise) for latents in torch.randn(2, 2, 3))
+    assert torch.equal(one, other) != decides
+    assert not torch.allclose(one, refiner(pictures.flip(0), torch.randn(2, 3), noise), atol=1e-3)
+
+
 def test_samples_are_refined_and_do_not_depend_on_the_batch():
     model = refined_model()
     one, two = (model.sample(5, torch.Generator().manual_seed(0), batch=batch) for batch in (5, 2))
