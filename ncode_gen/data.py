@@ -20,7 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 from .errors import UserError
 from .recipe import DataRecipe
 
-__all__ = ["FolderImages", "Images", "Splits", "TensorImages", "load_data", "read_picture"]
+__all__ = [
+    "FolderImages",
+    "Images",
+    "Splits",
+    "TensorImages",
+    "list_pictures",
+    "load_data",
+    "open_picture",
+    "read_picture",
+]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 IN_MEMORY = 2**30
@@ -151,6 +160,20 @@ class Splits:
     test: Images
 
 
+@contextlib.contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open a picture, whose size and mode are known then; its pixels are read when they are asked for.
+
+    Raises:
+        UserError: the file is no picture, or its pixels cannot be read.
+    """
+    try:
+        with Image.open(path) as opened:
+            yield opened
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is no readable picture ({error}); repair it or take it out of the folder") from None
+
+
 def read_picture(path: Path, size: int, *, grey: bool = False) -> Tensor:
     """Read a picture of any size and mode, resized and cropped to a square.
 
@@ -167,12 +190,9 @@ def read_picture(path: Path, size: int, *, grey: bool = False) -> Tensor:
     Raises:
         UserError: the file is no picture, is truncated, or holds a NaN.
     """
-    try:
-        with Image.open(path) as opened:
-            image: Image.Image = ImageOps.exif_transpose(opened)
-            image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no readable picture ({error}); repair it or take it out of the folder") from None
+    with open_picture(path) as opened:
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        image.load()
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image, path)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -270,12 +290,12 @@ def _folder(recipe: DataRecipe, workers: int) -> Splits:
         raise UserError(f"there is no folder {root}; name the folder of pictures with --data.root")
     parts = [root / "train", root / "test"]
     if all(part.is_dir() for part in parts):
-        found = [_pictures(part, least) for part, least in zip(parts, (2, 1), strict=True)]
+        found = [list_pictures(part, least) for part, least in zip(parts, (2, 1), strict=True)]
         paths = found[0] + found[1]
         train, test = torch.arange(len(paths)).split([len(some) for some in found])
         labels = _classes(parts, found)
     else:
-        paths, labels = _pictures(root, 4), None
+        paths, labels = list_pictures(root, 4), None
         train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
     # Not in the order of their paths: the first pictures of a part stand for all, also where folders are classes.
     generator = torch.Generator().manual_seed(recipe.split_seed)
@@ -293,7 +313,7 @@ def _classes(parts: list[Path], found: list[list[Path]]) -> Tensor | None:
     return torch.tensor([number[name[0]] for some in names for name in some])
 
 
-def _pictures(folder: Path, least: int) -> list[Path]:
+def list_pictures(folder: Path, least: int) -> list[Path]:
     """Return the pictures below a folder, in the order of their paths."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     if len(paths) < least:

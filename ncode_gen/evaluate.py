@@ -1,4 +1,7 @@
-"""Score a model: `python -m ncode_gen.evaluate RUN --n 10000 [--features NAME] [--particles 128] [--out FILE]`."""
+"""Score a model: `python -m ncode_gen.evaluate RUN --n 10000 [--features NAME] [--particles 128] [--out FILE]`.
+
+Or images that any other generator made, in the same way: `python -m ncode_gen.evaluate FILE.npz --data.name mnist`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
 from .command import parse, run_command
 from .errors import UserError
+from .recipe import DataRecipe, ImageSet
 
 if TYPE_CHECKING:
+    import torch
+
     from .autoencoder import LatentModel
     from .data import Images
     from .metrics import FeatureNetwork, Score
@@ -27,9 +33,11 @@ class Options:
     """What the command line says."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """Run folder, or a folder in checkpoints/."""
+    """Run folder, or a folder in checkpoints/; or images that any other generator made: an .npz file with an array
+    (n, H, W, C), uint8 or floating point in [0, 1], or a folder of pictures. These need --data.name."""
     n: int = 10000
-    """Number of samples that are scored against the test images."""
+    """Number of samples that are scored against the test images; of images of another generator at most so many, drawn
+    at random."""
     features: str = ""
     """Feature network: digits-classifier, mnist-classifier, fashion-classifier, cifar10-classifier (32 x 32, colour),
     inception or efficientnet-lite0; the image set's own if not given."""
@@ -43,8 +51,12 @@ class Options:
     """Seed of samples, targets and noise."""
     out: Path | None = None
     """File of the result; RUN/evaluation.json if not given."""
+    refine: bool = True
+    """Whether the refiner, where the model has one, draws what the decoder leaves out of the samples."""
+    data: Annotated[ImageSet | None, tyro.conf.arg(name="data.name")] = None
+    """Image set that images of another generator are scored against."""
     root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
-    """Folder of the images, where it is not the one that the recipe names."""
+    """Folder of the images, where it is not the one that the recipe names, or data/ where there is no recipe."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     quiet: bool = False
@@ -53,42 +65,49 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Score samples, likelihoods and reconstructions; print a table and write evaluation.json."""
-    options = parse(Options, "evaluate", argv, "Score a trained model on its held-out images.")
+    options = parse(Options, "evaluate", argv, "Score a trained model, or images of any generator, on held-out images.")
     for flag, value, least in (("n", options.n, 2), ("particles", options.particles, 0), ("limit", options.limit, 0)):
         if value < least:
             raise UserError(f"--{flag} must be at least {least}, got {value}")
+    path = Path(options.run)
+    if options.data is None:
+        if path.suffix == ".npz":
+            sets = ", ".join(get_args(ImageSet))
+            raise UserError(f"{path} does not say what its images are to be scored against; add --data.name: {sets}")
+        _evaluate_run(options)
+    elif (path / "recipe.toml").exists():
+        raise UserError(f"{path} is a run, whose recipe says its image set; leave --data.name out")
+    else:
+        _evaluate_images(options, path, options.data)
 
+
+def _evaluate_run(options: Options) -> None:
     import torch
 
     from .data import load_data
     from .files import check_writable
     from .history import read_run
     from .metrics import (
-        FEATURES,
         compare_features,
-        default_features,
         few_images_warning,
         image_features,
-        load_features,
         sample_features,
         score_reconstruction,
     )
     from .records import write_record
     from .report import write_report
-    from .run import EVALUATION, describe_environment, find_run, load_recipe, load_run, resolve_device, weights_digest
-    from .workers import join_workers
+    from .run import EVALUATION, find_run, load_recipe, load_run, weights_digest
 
     started = time.perf_counter()
     folder = find_run(options.run)
     recipe = load_recipe(folder)
-    workers, device = join_workers(options.device)
-    device = device or resolve_device(options.device)
+    workers, device, network = _prepare(options, recipe.data.name)
     quiet = options.quiet or not workers.leads
-    name = options.features or default_features(recipe.data.name)
-    if name not in FEATURES:
-        raise UserError(f"--features must be one of {', '.join(FEATURES)}, got {name}")
-    network = load_features(name, options.features_path, device)
     model = load_run(folder, device).to(memory_format=torch.channels_last)
+    if not options.refine:
+        if model.refiner is None:
+            raise UserError(f"{folder} has no refiner; leave --no-refine out")
+        model.refiner = None
     data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
     splits = load_data(data, recipe.training.workers)
     test = splits.test
@@ -98,41 +117,115 @@ def main(argv: list[str]) -> None:
     if options.limit:
         test = test.head(options.limit)
 
-    scores: dict[str, Score] = {}
-    protocol: dict[str, Any] = {
-        "data": recipe.data.name,
-        "split": "test",
-        "test_images": len(test),
-        "n": options.n,
-        "seed": options.seed,
-        "features": {"name": network.name, "size": network.size, "digest": network.digest},
-        "weights_digest": weights_digest(folder),
-        "prior": recipe.prior.kind,
-        "warnings": [],
-        "interval": "95 %, value -+ 1.96 standard errors (bootstrap for fid, ten disjoint parts for kid)",
-        "environment": describe_environment(device, options.seed),
-    }
+    protocol = _protocol(options, recipe.data.name, test, network, device)
+    protocol |= {"n": options.n, "weights_digest": weights_digest(folder), "prior": recipe.prior.kind}
+    if not options.refine:
+        protocol["refiner"] = "left out"
     # What takes long is shared by the processes; the rest is the leading one's.
     fake = sample_features(model, network, options.n, seed=options.seed, quiet=quiet, workers=workers)
     real = image_features(network, test, model.device, workers)
     likelihood = _score_likelihood(model, test, options, protocol, quiet, workers)
     if not workers.leads:
         return
-    scores |= compare_features(real, fake, options.seed)
+    scores = compare_features(real, fake, options.seed)
     protocol["warnings"] += few_images_warning(real, fake)
     scores |= score_reconstruction(model, test)
     _score_latents(model, splits.train, test, network, options, scores)
     scores |= likelihood
     protocol["seconds"] = round(time.perf_counter() - started, 1)
-
-    result = {"protocol": protocol, "scores": {key: dataclasses.asdict(score) for key, score in scores.items()}}
-    write_record(out, result)
+    write_record(out, {"protocol": protocol, "scores": _plain(scores)})
     record = read_run(folder)
     if record.report and out == folder / EVALUATION:
         write_report(record, record.report)
     if not options.quiet:
         _print_table(recipe.name, protocol, scores)
         print(f"written to {out}")
+
+
+def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
+    """Score images that another generator made."""
+    import torch
+
+    from .data import load_data
+    from .files import check_writable
+    from .image_files import fit_channels, images_digest, read_images
+    from .metrics import compare_features, few_images_warning, image_features
+    from .records import write_record
+
+    started = time.perf_counter()
+    workers, device, network = _prepare(options, name)
+    given = read_images(path)
+    channels, side, _ = given.shape
+    # Sets without a size or colours of their own take those of the images.
+    free = name in ("celeba", "folder")
+    recipe = DataRecipe(name, options.root or "data", size=side if free else 0, grey=free and channels == 1)
+    test = load_data(recipe).test
+    given = fit_channels(given, test.shape[0])
+    if given.shape != test.shape:
+        here, there = (" x ".join(map(str, (*shape[1:], shape[0]))) for shape in (given.shape, test.shape))
+        raise UserError(f"{path} holds images of {here} (height x width x channels), those of {name} are {there}")
+    if len(given) < 2:
+        raise UserError(f"{path} holds one image; at least 2 are needed")
+    out = options.out or path.with_name(f"{path.stem}-evaluation.json")
+    if workers.leads:
+        check_writable(out)
+    if options.limit:
+        test = test.head(options.limit)
+
+    protocol = _protocol(options, name, test, network, device)
+    protocol |= {"images": path.name, "images_digest": images_digest(given), "images_held": len(given)}
+    if len(given) > options.n:
+        order = torch.randperm(len(given), generator=torch.Generator().manual_seed(options.seed))
+        given = given.select(order[: options.n])
+    protocol |= {"n": len(given), "likelihood": "images alone have no likelihood"}
+    fake = image_features(network, given, device, workers)
+    real = image_features(network, test, device, workers)
+    if not workers.leads:
+        return
+    scores = compare_features(real, fake, options.seed)
+    protocol["warnings"] += few_images_warning(real, fake)
+    protocol["seconds"] = round(time.perf_counter() - started, 1)
+    write_record(out, {"protocol": protocol, "scores": _plain(scores)})
+    if not options.quiet:
+        _print_table(path.name, protocol, scores)
+        print(f"written to {out}")
+
+
+def _prepare(options: Options, data: str) -> tuple[Workers, torch.device, FeatureNetwork]:
+    """Return the processes that share the work, this one's device, and the feature network for an image set."""
+    from .metrics import FEATURES, default_features, load_features
+    from .run import resolve_device
+    from .workers import join_workers
+
+    workers, device = join_workers(options.device)
+    device = device or resolve_device(options.device)
+    name = options.features or default_features(data)
+    if name not in FEATURES:
+        raise UserError(f"--features must be one of {', '.join(FEATURES)}, got {name}")
+    return workers, device, load_features(name, options.features_path, device)
+
+
+def _protocol(
+    options: Options, data: str, test: Images, network: FeatureNetwork, device: torch.device
+) -> dict[str, Any]:
+    """Return what all evaluations say of how they were made."""
+    from .run import describe_environment
+
+    return {
+        "data": data,
+        "split": "test",
+        "test_images": len(test),
+        "seed": options.seed,
+        "features": {"name": network.name, "size": network.size, "digest": network.digest},
+        "warnings": [],
+        "interval": "95 %, value -+ 1.96 standard errors (bootstrap for fid, ten disjoint parts for kid), Wilson's for "
+        "shares",
+        "environment": describe_environment(device, options.seed),
+    }
+
+
+def _plain(scores: dict[str, Score]) -> dict[str, dict[str, float]]:
+    return {key: dataclasses.asdict(score) for key, score in scores.items()}
 
 
 def _score_latents(
@@ -202,7 +295,11 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
     features, solver = protocol["features"]["name"], protocol.get("solver")
     labels = {key: f"{key.upper()}[{features}, n={protocol['n']}, test]" for key in ("fid", "kid")}
     labels |= {key: f"{key} [{features}]" for key in ("precision", "recall", "density", "coverage")}
-    labels |= {"nll_nats": f"NLL [K={protocol['particles']}]", "elbo_nats": "ELBO", "bits_per_dim": "NLL in bits/dim"}
+    labels |= {
+        "nll_nats": f"NLL [K={protocol.get('particles')}]",
+        "elbo_nats": "ELBO",
+        "bits_per_dim": "NLL in bits/dim",
+    }
     table = Table(title=f"{name}: {protocol['test_images']} test images, {protocol['likelihood']}")
     for column in ("score", "value", "95 % interval", "unit"):
         table.add_column(column, justify="left" if column in ("score", "unit") else "right")

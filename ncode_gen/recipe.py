@@ -22,6 +22,7 @@ __all__ = [
     "DecoderRecipe",
     "EncoderRecipe",
     "FlowRecipe",
+    "ImageSet",
     "LatentRecipe",
     "ObjectiveRecipe",
     "PriorRecipe",
@@ -31,11 +32,14 @@ __all__ = [
 ]
 
 
+ImageSet = Literal["digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "celeba", "folder"]
+
+
 @dataclass(frozen=True)
 class DataRecipe:
     """Which images, and how they are split."""
 
-    name: Literal["digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "celeba", "folder"] = "digits"
+    name: ImageSet = "digits"
     """Image set; "folder" takes any folder of pictures, named by --data.root."""
     root: str = "data"
     """Folder that holds (or will hold) the downloaded set, or the folder of pictures itself; where that has folders
