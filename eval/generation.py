@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -59,7 +60,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
 CPU = torch.device("cpu")
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
-REFINED = ("ncode-refined", "ncode-refined-static")
+REFINED = {"ncode-refined": "ncode-autoencoder", "ncode-refined-static": "ncode-autoencoder"}  # and what they refine
 VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
 FLAGSHIPS = ("vae-flow", "ncode-open-flow")
 PRIORS = ("own", "gaussian", "mixture10", "mixture", "flow")
@@ -87,6 +88,32 @@ def priors_of(recipe: Recipe) -> tuple[str, ...]:
 def plain(scores: dict[str, Score]) -> dict[str, Any]:
     """Return scores as they are written."""
     return {key: dataclasses.asdict(score) for key, score in scores.items()}
+
+
+def begin_with(base: Path, run: Path, recipe: Recipe) -> bool:
+    """Let a refined model begin with the finished run of what it refines, as if it had trained that itself.
+
+    Args:
+        base: that run.
+        run: run folder of the refined model; made, so that `train --resume` goes on there.
+        recipe: the refined model.
+
+    Returns:
+        Whether it could: the base is finished, and the recipes differ in refiner and prior alone.
+    """
+    if not (base / "weights.safetensors").exists():
+        return False
+    held = load_recipe(base)
+    images = dataclasses.replace(recipe.data, root=held.data.root)
+    same = dataclasses.replace(recipe, name=held.name, prior=held.prior, refiner=held.refiner, data=images)
+    if same != held:
+        return False
+    partial = run.with_name(f".{run.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(base, partial, ignore=shutil.ignore_patterns("weights.safetensors", "evaluation.json", "gallery"))
+    write_text(partial / "recipe.toml", recipe.to_toml())
+    partial.rename(run)
+    return True
 
 
 class Study:
@@ -133,21 +160,36 @@ class Study:
             found = compare_features(self.real, self.network.of(some.batches(250)))
             self.write("floor-0-train", model="floor", prior="train", seed=0, scores=plain(found))
 
+    def varied(self, recipe: Recipe, seed: int) -> Recipe:
+        """Return a recipe with what the command line changes."""
+        refiner, training = recipe.refiner, recipe.training
+        if self.refiner_epochs and refiner.kind != "none":
+            refiner = dataclasses.replace(refiner, epochs=self.refiner_epochs)
+        return dataclasses.replace(
+            recipe,
+            seed=seed,
+            refiner=refiner,
+            data=dataclasses.replace(recipe.data, root=self.root, limit=self.limit or recipe.data.limit),
+            latent=dataclasses.replace(recipe.latent, dim=self.dim or recipe.latent.dim),
+            training=dataclasses.replace(training, epochs=self.epochs or training.epochs),
+        )
+
     def trained(self, model: str, seed: int) -> tuple[Path, Recipe]:
         """Train a recipe, unless that is done; return its run folder and recipe."""
-        source = ROOT / "models" / self.data / f"{model}.toml"
-        size = self.size_of(Recipe.load(source))
-        run = ROOT / "runs" / "generation" / f"{self.data}-{model}{size}-{seed}"
+        recipe = self.varied(Recipe.load(ROOT / "models" / self.data / f"{model}.toml"), seed)
+        run = self.run(model, self.size_of(recipe), seed)
         if not (run / "weights.safetensors").exists():
-            begin = [str(source), "--out", str(run), "--seed", str(seed)]
-            begin += ["--latent.dim", str(self.dim)] if self.dim else []
-            begin += ["--training.epochs", str(self.epochs)] if self.epochs else []
-            begin += ["--data.limit", str(self.limit)] if self.limit else []
-            begin += ["--refiner.epochs", str(self.refiner_epochs)] if size != self.size else []
-            arguments = ["--resume", str(run)] if (run / "state").exists() else begin
-            command = [sys.executable, "-m", "ncode_gen.train", *arguments, "--data.root", self.root]
+            if not run.exists() and not (
+                model in REFINED and begin_with(self.run(REFINED[model], self.size, seed), run, recipe)
+            ):
+                write_text(run / "recipe.toml", recipe.to_toml())
+            command = [sys.executable, "-m", "ncode_gen.train", "--resume", str(run), "--data.root", self.root]
             subprocess.run(command, cwd=ROOT, check=True)
         return run, load_recipe(run)
+
+    def run(self, model: str, size: str, seed: int) -> Path:
+        """Return the run folder of a model."""
+        return ROOT / "runs" / "generation" / f"{self.data}-{model}{size}-{seed}"
 
     def model(self, name: str, seed: int) -> None:
         """Train a model and score it with every prior."""

@@ -1,5 +1,6 @@
 """The studies in eval/ that need no training to be tested."""
 
+import dataclasses
 import json
 import sys
 
@@ -7,7 +8,28 @@ import pytest
 import torch
 from PIL import Image
 
+from ncode_gen.recipe import PriorRecipe, RefinerRecipe
+
 from .conftest import ROOT
+from .test_faults import results_of
+from .test_trainer import fit, recipe_of
+
+
+def test_a_refined_model_that_begins_with_its_autoencoder_is_the_one_trained_whole(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    from generation import begin_with
+
+    refiner = RefinerRecipe("flow", width=8, epochs=1)
+    plain = recipe_of(epochs=2, prior=PriorRecipe("mixture", 2))
+    refined = dataclasses.replace(plain, name="refined", prior=PriorRecipe("mixture", 3), refiner=refiner)
+    assert not begin_with(tmp_path / "base", tmp_path / "run", refined)
+    fit(plain, tmp_path / "base")
+    assert not begin_with(tmp_path / "base", tmp_path / "run", dataclasses.replace(refined, seed=1))
+    assert begin_with(tmp_path / "base", tmp_path / "run", refined)
+    parts = fit(refined, tmp_path / "run", resume=True).state_dict()
+    whole = fit(refined, tmp_path / "whole").state_dict()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert results_of(tmp_path / "run") == results_of(tmp_path / "whole")
 
 
 @pytest.fixture
