@@ -215,7 +215,7 @@ class Study:
             "dim": recipe.latent.dim,
             "recipe": dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root="data")).to_toml(),
         }
-        latent_scores = self.latents(model)
+        latent_scores = self.latents(model, recipe.objective.draws_targets)
         for prior in wanted:
             start = time.perf_counter()
             # A recipe's own flow is kept, which training ended with: a fit of the same latents with the same seed.
@@ -250,10 +250,10 @@ class Study:
         """Return the file of a contact sheet."""
         return self.folder / "sheets" / f"{name}.png"
 
-    def latents(self, model: LatentModel) -> dict[str, Score]:
+    def latents(self, model: LatentModel, draws_targets: bool) -> dict[str, Score]:
         """Score what does not depend on the prior."""
         test, train = self.splits.test, self.splits.train
-        scores = score_reconstruction(model, test)
+        scores = score_reconstruction(model, test, draws_targets=draws_targets)
         copies = self.network.of(model.reconstruct(batch) for batch in test.batches(250))
         scores["reconstruction_fid"] = compare_features(self.real, copies)["fid"]
         scores["interpolation"] = interpolation_score(model, test.first(201), self.network)

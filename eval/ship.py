@@ -25,7 +25,7 @@ from ncode_gen.run import load_recipe, load_run, save_weights
 ROOT = Path(__file__).parent.parent
 LARGEST = 8 * 2**20
 FILES = ("recipe.toml", "weights.safetensors", "evaluation.json", "environment.json", "metrics.jsonl")
-UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "psnr": "dB"}
+UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "distortion_nats": "nats", "psnr": "dB"}
 
 
 def card(run: Path, recipe: Recipe, *, half: bool) -> str:

@@ -129,7 +129,8 @@ def _evaluate_run(options: Options) -> None:
         return
     scores = compare_features(real, fake, options.seed)
     protocol["warnings"] += few_images_warning(real, fake)
-    scores |= score_reconstruction(model, test)
+    draws = recipe.objective.draws_targets
+    scores |= score_reconstruction(model, test, draws_targets=draws, seed=options.seed)
     _score_latents(model, splits.train, test, network, options, scores)
     scores |= likelihood
     protocol["seconds"] = round(time.perf_counter() - started, 1)
@@ -284,7 +285,14 @@ def _score_likelihood(
     return scores | {"elbo_nats": found.elbo, "nll_nats": found.nll, "bits_per_dim": found.bits_per_dim}
 
 
-UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "bits_per_dim": "bits", "psnr": "dB", "nfe": "evaluations"}
+UNITS = {
+    "elbo_nats": "nats",
+    "nll_nats": "nats",
+    "distortion_nats": "nats",
+    "bits_per_dim": "bits",
+    "psnr": "dB",
+    "nfe": "evaluations",
+}
 
 
 def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) -> None:
@@ -298,6 +306,7 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
     labels |= {
         "nll_nats": f"NLL [K={protocol.get('particles')}]",
         "elbo_nats": "ELBO",
+        "distortion_nats": "distortion",
         "bits_per_dim": "NLL in bits/dim",
     }
     table = Table(title=f"{name}: {protocol['test_images']} test images, {protocol['likelihood']}")

@@ -167,6 +167,11 @@ class ObjectiveRecipe:
     noisy_targets: bool = False
     """Whether to learn from noisy images, binarised or dequantised, instead of the images (autoencoder, wae)."""
 
+    @property
+    def draws_targets(self) -> bool:
+        """Whether the model learns from targets drawn from the images, as a likelihood needs."""
+        return self.kind == "elbo" or self.noisy_targets
+
 
 @dataclass(frozen=True)
 class PriorRecipe:

@@ -210,7 +210,7 @@ class TrainingStep(Step):
         """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
         model, count = self.latent_model, len(images) * self.workers.count
         uniform = None
-        if self.recipe.objective.kind == "elbo" or self.recipe.objective.noisy_targets:
+        if self.recipe.objective.draws_targets:
             uniform = self.workers.part(torch.rand(count, *images.shape[1:], generator=generator)).to(images.device)
         target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
         particles = self.recipe.objective.particles

@@ -22,7 +22,7 @@ def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.d
     generator = torch.Generator()
     with torch.no_grad():
         if isinstance(model.posterior, LearnedStart):
-            noisy = recipe.objective.noisy_targets
+            noisy = recipe.objective.draws_targets
             uniform = torch.rand(some.shape, generator=generator.manual_seed(0)).to(device) if noisy else None
             target = model.likelihood.target(some, uniform)
             return {"validation_nats": -float(model.autoencoding(target)[0].mean())}

@@ -91,6 +91,7 @@ def test_evaluation_writes_scores_with_their_protocol(command, trained, tmp_path
         "bits_per_dim",
         "mse",
         "psnr",
+        "distortion_nats",
         "ssim",
         "nfe",
     }

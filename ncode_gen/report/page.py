@@ -40,7 +40,14 @@ CURVES = (
     ("Evaluations of the field", {"nfe": "NFE"}),
     ("Images a second", {"images_per_second": "images"}),
 )
-UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "bits_per_dim": "bits", "psnr": "dB", "nfe": "evaluations"}
+UNITS = {
+    "elbo_nats": "nats",
+    "nll_nats": "nats",
+    "distortion_nats": "nats",
+    "bits_per_dim": "bits",
+    "psnr": "dB",
+    "nfe": "evaluations",
+}
 # Nothing may be fetched from anywhere, whatever a run folder holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -128,6 +135,7 @@ def _scores(record: RunRecord) -> str:
     labels = {key: f"{key.upper()}[{features}]" for key in ("fid", "kid")}
     labels |= {key: f"{key} [{features}]" for key in ("precision", "recall", "density", "coverage")}
     labels |= {"nll_nats": f"NLL [K={protocol['particles']}]", "elbo_nats": "ELBO", "bits_per_dim": "NLL per pixel"}
+    labels["distortion_nats"] = "distortion"
     rows = [
         (
             labels.get(key, key) + (f", {UNITS[key]}" if key in UNITS else ""),

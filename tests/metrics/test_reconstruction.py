@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from ncode_gen.metrics import structural_similarity
+from ncode_gen.autoencoder import build_model
+from ncode_gen.data import load_data
+from ncode_gen.metrics import score_reconstruction, structural_similarity
+from ncode_gen.recipe import DataRecipe, DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, Recipe
 
 
 def test_similarity_is_one_for_the_same_and_falls_with_noise():
@@ -20,3 +23,30 @@ def test_similarity_of_flat_images_is_known():
 def test_tiny_images_have_a_similarity_too():
     image = torch.rand(1, 1, 8, 8)
     assert structural_similarity(image, image).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["elbo", "autoencoder"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic"])
+def test_distortion_is_the_likelihood_of_targets_given_their_codes(kind, likelihood):
+    torch.manual_seed(0)
+    recipe = Recipe(
+        latent=LatentRecipe(3),
+        flow=FlowRecipe(hidden=4, steps=2),
+        decoder=DecoderRecipe(likelihood=likelihood),
+        objective=ObjectiveRecipe(kind),
+    )
+    model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
+    images = load_data(DataRecipe("digits")).test.head(200)
+    drawn = score_reconstruction(model, images, draws_targets=True)
+    again = score_reconstruction(model, images, draws_targets=True, batch=70)
+    for key, score in drawn.items():
+        assert again[key].value == pytest.approx(score.value, rel=1e-5)
+    if kind == "elbo":
+        bounds = model.bounds(images.first(200), 64, torch.Generator().manual_seed(1))
+        elbo = float(torch.cat([bound for bound, _ in bounds]).mean())
+        assert drawn["distortion_nats"].value < -elbo  # which has the divergence from the prior too
+        return
+    mean = score_reconstruction(model, images, draws_targets=False)["distortion_nats"].value
+    target = model.likelihood.target(images.first(200))
+    assert mean == pytest.approx(-float(model.autoencoding(target)[0].mean()), rel=1e-5)
+    assert (mean == drawn["distortion_nats"].value) == (likelihood == "logistic")  # whose targets are the images
