@@ -21,11 +21,11 @@ from ncode_gen.errors import UserError
 from ncode_gen.files import write_text
 from ncode_gen.recipe import Recipe
 from ncode_gen.run import load_recipe, load_run, save_weights
+from ncode_gen.score_labels import UNITS
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 8 * 2**20
 FILES = ("recipe.toml", "weights.safetensors", "evaluation.json", "environment.json", "metrics.jsonl")
-UNITS = {"elbo_nats": "nats", "nll_nats": "nats", "distortion_nats": "nats", "psnr": "dB"}
 
 
 def card(run: Path, recipe: Recipe, *, half: bool) -> str:

@@ -16,6 +16,7 @@ import tyro
 from .command import parse, run_command
 from .errors import UserError
 from .recipe import DataRecipe, ImageSet
+from .score_labels import UNITS, score_labels
 
 if TYPE_CHECKING:
     import torch
@@ -285,30 +286,12 @@ def _score_likelihood(
     return scores | {"elbo_nats": found.elbo, "nll_nats": found.nll, "bits_per_dim": found.bits_per_dim}
 
 
-UNITS = {
-    "elbo_nats": "nats",
-    "nll_nats": "nats",
-    "distortion_nats": "nats",
-    "bits_per_dim": "bits",
-    "psnr": "dB",
-    "nfe": "evaluations",
-}
-
-
 def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    features, solver = protocol["features"]["name"], protocol.get("solver")
-    labels = {key: f"{key.upper()}[{features}, n={protocol['n']}, test]" for key in ("fid", "kid")}
-    labels |= {key: f"{key} [{features}]" for key in ("precision", "recall", "density", "coverage")}
-    labels |= {
-        "nll_nats": f"NLL [K={protocol.get('particles')}]",
-        "elbo_nats": "ELBO",
-        "distortion_nats": "distortion",
-        "bits_per_dim": "NLL in bits/dim",
-    }
+    solver, labels = protocol.get("solver"), score_labels(protocol)
     table = Table(title=f"{name}: {protocol['test_images']} test images, {protocol['likelihood']}")
     for column in ("score", "value", "95 % interval", "unit"):
         table.add_column(column, justify="left" if column in ("score", "unit") else "right")

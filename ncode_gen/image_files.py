@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import TensorImages, list_pictures, open_picture, read_picture
+from .data import TensorImages
 from .errors import UserError
+from .picture_files import list_pictures, open_picture, read_picture
 from .pictures import to_bytes
 
 __all__ = ["fit_channels", "images_digest", "read_images"]

@@ -14,6 +14,7 @@ from typing import Any
 from ..files import write_text
 from ..history import RunRecord
 from ..recipe import Recipe, changed_keys
+from ..score_labels import UNITS, score_labels
 from .charts import line_chart
 
 __all__ = ["write_report"]
@@ -40,14 +41,6 @@ CURVES = (
     ("Evaluations of the field", {"nfe": "NFE"}),
     ("Images a second", {"images_per_second": "images"}),
 )
-UNITS = {
-    "elbo_nats": "nats",
-    "nll_nats": "nats",
-    "distortion_nats": "nats",
-    "bits_per_dim": "bits",
-    "psnr": "dB",
-    "nfe": "evaluations",
-}
 # Nothing may be fetched from anywhere, whatever a run folder holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -131,11 +124,7 @@ def _scores(record: RunRecord) -> str:
     if not record.scores:
         return f"<p>Not scored yet.</p><pre>python -m ncode_gen.evaluate {escape(str(record.folder))}</pre>"
     protocol = record.protocol
-    features = f"{protocol['features']['name']}, n={protocol['n']}, {protocol['split']}"
-    labels = {key: f"{key.upper()}[{features}]" for key in ("fid", "kid")}
-    labels |= {key: f"{key} [{features}]" for key in ("precision", "recall", "density", "coverage")}
-    labels |= {"nll_nats": f"NLL [K={protocol['particles']}]", "elbo_nats": "ELBO", "bits_per_dim": "NLL per pixel"}
-    labels["distortion_nats"] = "distortion"
+    labels = score_labels(protocol)
     rows = [
         (
             labels.get(key, key) + (f", {UNITS[key]}" if key in UNITS else ""),
