@@ -78,6 +78,8 @@ def main(argv: list[str]) -> None:
         _evaluate_run(options)
     elif (path / "recipe.toml").exists():
         raise UserError(f"{path} is a run, whose recipe says its image set; leave --data.name out")
+    elif options.particles != Options.particles or not options.refine:
+        raise UserError("images alone have no likelihood and no refiner; leave --particles and --no-refine out")
     else:
         _evaluate_images(options, path, options.data)
 

@@ -123,6 +123,9 @@ CASES = {
     "no refiner to leave out": ("evaluate", lambda t, r: [r, "--no-refine"], "has no refiner"),
     "a run and an image set": ("evaluate", lambda t, r: [r, "--data.name", "digits"], "leave --data.name out"),
     "images of no set": ("evaluate", lambda t, r: [t / "a.npz"], "add --data.name"),
+    "particles for images": (
+        "evaluate", lambda t, r: [t / "a.npz", "--data.name", "digits", "--particles", 9], "no likelihood"
+    ),
     "missing images": ("evaluate", lambda t, r: [t / "a.npz", "--data.name", "digits"], "there is no file"),
     "one sample to score": ("evaluate", lambda t, r: [r, "--n", 1], "--n must be at least 2"),
 }  # fmt: skip
