@@ -17,7 +17,7 @@ from ncode_gen.data import load_data
 from ncode_gen.files import write_text
 from ncode_gen.metrics import default_features, load_features, sample_features
 from ncode_gen.metrics.frechet import frechet_score
-from ncode_gen.run import find_run, load_recipe, load_run
+from ncode_gen.run import find_run, load_recipe, load_run, resolve_device, use_full_precision
 
 ROOT = Path(__file__).parent.parent
 COUNT = 10000
@@ -27,16 +27,18 @@ def main() -> None:
     """Score all draws and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="folder in checkpoints/")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--root", default="data", help="folder of the image sets")
     parser.add_argument("--draws", type=int, default=8)
     options = parser.parse_args()
-    cpu = torch.device("cpu")
+    device = resolve_device(options.device)
+    use_full_precision()
     folder = find_run(f"checkpoints/{options.name}")
     data = load_recipe(folder).data
     splits = load_data(dataclasses.replace(data, root=options.root))
-    network = load_features(default_features(data.name), None, cpu)
+    network = load_features(default_features(data.name), None, device)
     real, train = (network.of(part.batches(250)) for part in (splits.test, splits.train))
-    model = load_run(folder, cpu).to(memory_format=torch.channels_last)
+    model = load_run(folder, device).to(memory_format=torch.channels_last)
     drawn = [
         frechet_score(real, sample_features(model, network, COUNT, seed=seed, quiet=True)).value
         for seed in range(options.draws)

@@ -54,11 +54,10 @@ from ncode_gen.metrics import (
 from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.recipe import Recipe
-from ncode_gen.run import describe_environment, load_recipe, load_run
+from ncode_gen.run import describe_environment, load_recipe, load_run, resolve_device, use_full_precision
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
-CPU = torch.device("cpu")
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
 REFINED = {"ncode-refined": "ncode-autoencoder", "ncode-refined-static": "ncode-autoencoder"}  # and what they refine
 VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
@@ -122,6 +121,8 @@ class Study:
     def __init__(self, options: argparse.Namespace) -> None:
         self.data: str = options.data
         self.root: str = options.root
+        self.device = resolve_device(options.device)
+        use_full_precision()
         self.particles: int = options.particles
         self.dim: int = options.dim
         self.epochs: int = options.epochs
@@ -133,7 +134,7 @@ class Study:
         self.folder: Path = RESULTS / "generation" / self.data
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
         self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root, limit=self.limit))
-        self.network: FeatureNetwork = load_features(options.features or default_features(self.data), None, CPU)
+        self.network: FeatureNetwork = load_features(options.features or default_features(self.data), None, self.device)
         self.real = self.network.of(self.splits.test.batches(250))
 
     def cell(self, name: str) -> Path:
@@ -144,7 +145,9 @@ class Study:
         """Write a cell."""
         self.folder.mkdir(parents=True, exist_ok=True)
         common: dict[str, Any] = {"features": self.network.name, "samples": SAMPLES, "test_images": len(self.real)}
-        common |= {"training_images": len(self.splits.train), "commit": describe_environment(CPU, 0)["commit"]}
+        environment = describe_environment(self.device, 0)
+        common |= {"training_images": len(self.splits.train), "commit": environment["commit"]}
+        common["device"] = environment["device"]
         write_json(self.cell(name), common | {"torch": torch.__version__, "threads": torch.get_num_threads()} | found)
         print("finished", name, flush=True)
 
@@ -184,6 +187,7 @@ class Study:
             ):
                 write_text(run / "recipe.toml", recipe.to_toml())
             command = [sys.executable, "-m", "ncode_gen.train", "--resume", str(run), "--data.root", self.root]
+            command += ["--device", str(self.device)]
             subprocess.run(command, cwd=ROOT, check=True)
         return run, load_recipe(run)
 
@@ -201,7 +205,7 @@ class Study:
             return
         run, recipe = self.trained(name, seed)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        model = load_run(run, CPU).to(memory_format=torch.channels_last)
+        model = load_run(run, self.device).to(memory_format=torch.channels_last)
         own = model.prior
         common = {
             "model": name,
@@ -222,7 +226,7 @@ class Study:
             is_own = prior == "own" or (prior == "flow" and recipe.prior.kind == "flow" and not recipe.prior.joint)
             model.prior = own if is_own else new_prior(prior, model.dim, own)
             if not is_own:
-                fit_prior(model, self.splits.train, seed, CPU)
+                fit_prior(model, self.splits.train, seed, self.device)
             fitting = time.perf_counter() - start
             fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True)
             scores = compare_features(self.real, fake, seed) | latent_scores
@@ -244,7 +248,8 @@ class Study:
                 found |= {"particles": self.particles, "solver": likelihood.solver, "nll_gap": likelihood.nll_gap}
             self.write(f"{name}{size}-{seed}-{prior}", **common, **found, scores=plain(scores))
             if seed == 0:
-                contact_sheet(model.sample(40, torch.Generator().manual_seed(0)), self.sheet(f"{name}{size}-{prior}"))
+                drawn = model.sample(40, torch.Generator().manual_seed(0))
+                contact_sheet(drawn.cpu(), self.sheet(f"{name}{size}-{prior}"))
 
     def sheet(self, name: str) -> Path:
         """Return the file of a contact sheet."""
@@ -254,9 +259,9 @@ class Study:
         """Score what does not depend on the prior."""
         test, train = self.splits.test, self.splits.train
         scores = score_reconstruction(model, test, draws_targets=draws_targets)
-        copies = self.network.of(model.reconstruct(batch) for batch in test.batches(250))
+        copies = self.network.of(model.reconstruct(batch) for batch in test.batches(250, device=self.device))
         scores["reconstruction_fid"] = compare_features(self.real, copies)["fid"]
-        scores["interpolation"] = interpolation_score(model, test.first(201), self.network)
+        scores["interpolation"] = interpolation_score(model, test.first(201, self.device), self.network)
         if isinstance(train, TensorImages) and isinstance(test, TensorImages) and train.labels is not None:
             scores["probe"] = linear_probe(model, train, test)
         return scores
@@ -336,6 +341,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[*AUTOENCODERS, *REFINED, *VARIATIONAL, *FLAGSHIPS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--root", default="data", help="folder of the image sets, or of the pictures")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps; pythae chooses its own")
     parser.add_argument("--particles", type=int, default=128, help="particles of the likelihood; 0 leaves it out")
     parser.add_argument("--dim", type=int, default=0, help="latent dimensions, instead of the recipes'")
     parser.add_argument("--epochs", type=int, default=0, help="epochs of training, instead of the recipes'")

@@ -198,9 +198,10 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
 def _prepare(options: Options, data: str) -> tuple[Workers, torch.device, FeatureNetwork]:
     """Return the processes that share the work, this one's device, and the feature network for an image set."""
     from .metrics import FEATURES, default_features, load_features
-    from .run import resolve_device
+    from .run import resolve_device, use_full_precision
     from .workers import join_workers
 
+    use_full_precision()
     workers, device = join_workers(options.device)
     device = device or resolve_device(options.device)
     name = options.features or default_features(data)

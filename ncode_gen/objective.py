@@ -82,7 +82,8 @@ class CompiledLoss:
 
     So the first steps, and their errors, are there at once, and the compiler is paid a little later. No thread compiles
     meanwhile: torch's autocast cache can wait for the interpreter's lock while the compiler holds that and waits for
-    the cache. Where the compiler fails, one clear line is told and the loss goes on as it is.
+    the cache. Where the compiler fails, one clear line is told and the loss goes on as it is. On CUDA the compiled code
+    is recorded as CUDA graphs: these networks are small, and starting their kernels one by one takes most of the time.
 
     Args:
         loss: the loss.
@@ -94,6 +95,7 @@ class CompiledLoss:
     def __init__(self, loss: Loss, tell: Callable[[str], None], plain_calls: int, parameters: Sequence[Tensor]) -> None:
         self.loss, self.tell, self.plain_calls = loss, tell, plain_calls
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.mode = "reduce-overhead" if self.parameters[0].is_cuda else "default"
         self.calls = 0
 
     def skip(self, calls: int) -> None:
@@ -105,7 +107,7 @@ class CompiledLoss:
         if self.calls == self.plain_calls:
             start = time.perf_counter()
             try:
-                compiled = torch.compile(self.loss, fullgraph=True, dynamic=False)
+                compiled = torch.compile(self.loss, fullgraph=True, dynamic=False, mode=self.mode)
                 # Not by backward(): what waits for gradients to gather them must not see these.
                 trial = compiled(*arguments)[0]
                 torch.autograd.grad(trial, self.parameters, allow_unused=True)

@@ -37,6 +37,7 @@ __all__ = [
     "run_identity",
     "save_weights",
     "shipped",
+    "use_full_precision",
     "weights_digest",
 ]
 
@@ -61,6 +62,12 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here ({reason}); say auto or cpu") from None
     return device
+
+
+def use_full_precision() -> None:
+    """Let CUDA compute in float32 where it may round to TF32 (10 bits) by default: for scores, not for training."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:

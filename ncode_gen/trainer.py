@@ -136,6 +136,8 @@ class _Loop:
             )
         self.precision = model.precision
         average: LatentModel = copy.deepcopy(model).eval().requires_grad_(False)
+        # Half precision is for gradients; scores, and what prior and refiner learn from, are as they will be later.
+        average.precision = None
         setting = recipe.training.compile
         compilable = recipe.flow.loop != "iaf" and all(has_fixed_steps(flow.solver.method) for flow in model.flows)
         long = setting == "auto" and compilable and self.total >= COMPILE_FROM

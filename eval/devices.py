@@ -1,0 +1,180 @@
+"""Time of training, sampling and scoring on a device: `python eval/devices.py --device cuda`.
+
+Training steps of several recipes, batch and precision as these say: as they are, compiled, and compiled with CUDA
+graphs; all ways of a recipe take turns in short blocks in one process, and medians over the blocks are shown. Compiling
+is not counted. Then, with shipped checkpoints: 10,000 samples, and the likelihood of test images at K = 512 in float32
+with the model's own solver; each the best of three. The commands' other work, imports and files, is not counted.
+
+Keeps what was measured on other devices; writes eval/results/devices.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ncode_gen.autoencoder import build_model
+from ncode_gen.data import load_data
+from ncode_gen.files import write_json, write_text
+from ncode_gen.recipe import Recipe
+from ncode_gen.refinement import RefinementStep, know_pictures
+from ncode_gen.run import describe_environment, find_run, load_run, resolve_device, use_full_precision
+from ncode_gen.step import Step, TrainingStep
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "eval" / "results"
+RECIPES = (
+    "mnist/vae",
+    "mnist/ncode-open",
+    "mnist/ncode-closed",
+    "mnist/ncode-autoencoder",
+    "mnist/ncode-decoder",
+    "mnist/ncode-refined",
+)
+SAMPLED = ("mnist-ncode-refined", "fashion-mnist-ncode-refined")
+SCORED = ("mnist-ncode-open", "mnist-ncode-open-flow")
+BLOCKS, STEPS, SAMPLES, IMAGES, PARTICLES = 9, 20, 10000, 50, 512
+WAYS = {"plain": None, "compiled": "default", "CUDA graphs": "reduce-overhead"}
+
+
+def stepper(name: str, device: torch.device, root: str, mode: str | None) -> Callable[[], float]:
+    """Return a function that takes some training steps of a recipe, warm, and returns the seconds of one."""
+    recipe = Recipe.load(ROOT / "models" / f"{name}.toml")
+    train = load_data(dataclasses.replace(recipe.data, root=root)).train.head(recipe.training.batch)
+    torch.manual_seed(0)
+    model = build_model(recipe, train.shape).to(device).to(memory_format=torch.channels_last)
+    step: Step
+    if recipe.refiner.kind == "none":
+        step = TrainingStep(model, recipe, compiled=mode is not None, tell=print)
+    else:  # what is trained longest is its refiner
+        assert model.refiner is not None
+        refiner = model.refiner.requires_grad_(True)
+        refiner.precision, model.precision = model.precision, None
+        known = know_pictures(model, train)
+        step = RefinementStep(refiner, model, recipe, lambda: known, compiled=mode is not None, tell=print)
+    if step.compiled is not None and mode is not None:
+        step.compiled.mode = mode
+    images, generator = train.first(len(train), device), torch.Generator().manual_seed(0)
+    numbers = torch.arange(len(train))
+
+    def block() -> float:
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            found = step(images, 1e-4, 1.0, generator, numbers)
+        found.tolist()  # waits for the device
+        return (time.perf_counter() - start) / STEPS
+
+    block()
+    return block
+
+
+def steps_of(name: str, device: torch.device, root: str) -> dict[str, float]:
+    """Return the milliseconds of a step of a recipe by the way it is computed, all taking turns."""
+    ways = [way for way in WAYS if device.type == "cuda" or way != "CUDA graphs"]
+    blocks = {way: stepper(name, device, root, WAYS[way]) for way in ways}
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(BLOCKS):
+        for way, block in blocks.items():
+            spent[way].append(block())
+    return {way: round(1e3 * sorted(taken)[BLOCKS // 2], 3) for way, taken in spent.items()}
+
+
+def best_of_three(work: Callable[[], torch.Tensor]) -> float:
+    """Return the seconds of the fastest of three calls, after one that warms up."""
+    work().sum().item()
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work().sum().item()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def sampling(name: str, device: torch.device) -> float:
+    """Return the seconds of drawing 10,000 images with a shipped checkpoint."""
+    model = load_run(find_run(f"checkpoints/{name}"), device).to(memory_format=torch.channels_last)
+    return best_of_three(lambda: model.sample(SAMPLES, torch.Generator().manual_seed(0)))
+
+
+def scoring(name: str, device: torch.device, root: str) -> float:
+    """Return the images a second whose likelihood is found with a shipped checkpoint."""
+    model = load_run(find_run(f"checkpoints/{name}"), device).to(memory_format=torch.channels_last)
+    images = load_data(dataclasses.replace(Recipe.load(ROOT / "models/mnist/vae.toml").data, root=root)).test
+    some = images.first(IMAGES, device)
+
+    def work() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.cat([bound for _, bound in model.bounds(some, PARTICLES, generator)])
+
+    return IMAGES / best_of_three(work)
+
+
+def measure(device: torch.device, root: str) -> dict[str, Any]:
+    """Measure everything on a device."""
+    environment = describe_environment(device, 0)
+    found: dict[str, Any] = {key: environment[key] for key in ("device", "commit", "threads")}
+    found |= {"torch": torch.__version__, "steps": {}, "sampling": {}, "scoring": {}}
+    torch.set_float32_matmul_precision("high")  # as in training
+    for name in RECIPES:
+        torch._dynamo.reset()
+        found["steps"][name] = steps_of(name, device, root)
+        print(name, found["steps"][name], flush=True)
+    use_full_precision()
+    for name in SAMPLED:
+        found["sampling"][name] = round(sampling(name, device), 3)
+    for name in SCORED:
+        found["scoring"][name] = round(scoring(name, device, root), 2)
+    print(found["sampling"], found["scoring"], flush=True)
+    return found
+
+
+def _checkpoints(rows: list[dict[str, Any]], key: str, title: str, digits: int) -> list[str]:
+    """Return the lines of a table of what was measured with shipped checkpoints."""
+    names = list(rows[0][key])
+    lines = ["", f"## {title}", "", f"| device | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for row in rows:
+        lines.append(f"| {row['device']} | {' | '.join(f'{row[key][name]:.{digits}f}' for name in names)} |")
+    return lines
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return what was measured on all devices as Markdown."""
+    lines = ["# Devices", "", "`python eval/devices.py --device DEVICE`; the protocol is said at its top.", ""]
+    lines += [f"- {row['device']}: torch {row['torch']}, {row['threads']} CPU threads" for row in rows]
+    head = f"| device | recipe | {' | '.join(f'{way}, ms' for way in WAYS)} | fastest: images a second | gain |"
+    lines += ["", "## Training steps of 128 images", "", head, "|---|---|" + "---:|" * (len(WAYS) + 2)]
+    for row in rows:
+        for name, spent in row["steps"].items():
+            shown = " | ".join(f"{spent[way]:.2f}" if way in spent else "-" for way in WAYS)
+            best = min(spent.values())
+            lines.append(f"| {row['device']} | {name} | {shown} | {128e3 / best:.0f} | {spent['plain'] / best:.1f} |")
+    lines += _checkpoints(rows, "sampling", f"Seconds for {SAMPLES:,} samples", 2)
+    lines += _checkpoints(rows, "scoring", f"Images a second scored at K = {PARTICLES}", 1)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure on one device and write the table of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--root", default="data", help="folder of the image sets")
+    options = parser.parse_args()
+    path = RESULTS / "devices.json"
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found = measure(resolve_device(options.device), options.root)
+    rows[f"{found['device']}, {found['threads']} threads"] = found
+    write_json(path, rows)
+    text = table(list(rows.values()))
+    write_text(path.with_suffix(".md"), text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
