@@ -55,7 +55,7 @@ def _row(values: Tensor) -> Tensor:
     return values if values.dim() == 1 else values.unsqueeze(-2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # torch.compile hashes what it sees called, and tensors have no one hash
 class Affine:
     """A layer under one control: x -> gain * (x @ weight) + (x @ down) @ up + bias + t * time.
 
