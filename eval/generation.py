@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from ncode_gen.metrics import (
     score_likelihood,
     score_reconstruction,
 )
+from ncode_gen.metrics.frechet import GaussianStatistics, frechet_distance, frechet_score
 from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.recipe import Recipe
@@ -135,7 +136,22 @@ class Study:
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
         self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root, limit=self.limit))
         self.network: FeatureNetwork = load_features(options.features or default_features(self.data), None, self.device)
-        self.real = self.network.of(self.splits.test.batches(250))
+        # Where distances are computed: those of distributions need float64, which not every other device has.
+        self.scorer = self.device if self.device.type == "cuda" else torch.device("cpu")
+        self.real = self.network.of(self.splits.test.batches(250)).to(self.scorer)
+
+    def compared(self, batches: Iterable[Tensor], seed: int = 0) -> dict[str, Score]:
+        """Return all distances of images, in batches (m, C, H, W) in [0, 1], to the test images."""
+        return compare_features(self.real, self.network.of(batches).to(self.scorer), seed)
+
+    def drawn(self, model: LatentModel, seed: int, steps: int | None = None) -> Tensor:
+        """Return the features (n, f) of a model's samples."""
+        fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True, steps=steps)
+        return fake.to(self.scorer)
+
+    def distance(self, fake: Tensor) -> float:
+        """Return the Frechet distance of features to those of the test images."""
+        return float(frechet_distance(GaussianStatistics.of(self.real), GaussianStatistics.of(fake)))
 
     def cell(self, name: str) -> Path:
         """Return the file of a cell."""
@@ -160,7 +176,7 @@ class Study:
         """Score training images against test images: the floor."""
         if not self.cell("floor-0-train").exists():
             some = self.splits.train.head(SAMPLES)
-            found = compare_features(self.real, self.network.of(some.batches(250)))
+            found = self.compared(some.batches(250))
             self.write("floor-0-train", model="floor", prior="train", seed=0, scores=plain(found))
 
     def varied(self, recipe: Recipe, seed: int) -> Recipe:
@@ -228,8 +244,7 @@ class Study:
             if not is_own:
                 fit_prior(model, self.splits.train, seed, self.device)
             fitting = time.perf_counter() - start
-            fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True)
-            scores = compare_features(self.real, fake, seed) | latent_scores
+            scores = compare_features(self.real, self.drawn(model, seed), seed) | latent_scores
             found: dict[str, Any] = {"prior": prior, "fitting_seconds": round(fitting, 1)}
             if isinstance(model.prior, GaussianMixture):
                 found["components"] = model.prior.components
@@ -260,7 +275,7 @@ class Study:
         test, train = self.splits.test, self.splits.train
         scores = score_reconstruction(model, test, draws_targets=draws_targets)
         copies = self.network.of(model.reconstruct(batch) for batch in test.batches(250, device=self.device))
-        scores["reconstruction_fid"] = compare_features(self.real, copies)["fid"]
+        scores["reconstruction_fid"] = frechet_score(self.real, copies.to(self.scorer))
         scores["interpolation"] = interpolation_score(model, test.first(201, self.device), self.network)
         if isinstance(train, TensorImages) and isinstance(test, TensorImages) and train.labels is not None:
             scores["probe"] = linear_probe(model, train, test)
@@ -282,20 +297,14 @@ class Study:
                 refiner.flow.solver = dataclasses.replace(own, steps=steps)
             else:
                 model.refiner = None
-            fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True)
-            found[str(refiner.evaluations(steps) if steps else 0)] = compare_features(self.real, fake)["fid"].value
+            found[str(refiner.evaluations(steps) if steps else 0)] = self.distance(self.drawn(model, seed))
             model.refiner = refiner
         refiner.flow.solver = own
         return found
 
     def by_steps(self, model: LatentModel, seed: int) -> dict[str, float]:
         """Return the Frechet distance by evaluations of the prior's field."""
-        return {
-            str(4 * steps): compare_features(
-                self.real, sample_features(model, self.network, SAMPLES, seed=seed, quiet=True, steps=steps)
-            )["fid"].value
-            for steps in COARSE_STEPS
-        }
+        return {str(4 * steps): self.distance(self.drawn(model, seed, steps)) for steps in COARSE_STEPS}
 
     def peer(self, python: str, name: str, seed: int) -> None:
         """Train one of pythae's models by its own package and score what it draws."""
@@ -315,9 +324,9 @@ class Study:
         def images(key: str) -> Tensor:
             return torch.from_numpy(drawn[key]).float() / 255
 
-        copies = compare_features(self.real, self.network.of(images("reconstructions").split(250)))
+        copies = self.compared(images("reconstructions").split(250))
         for prior in ("normal", "mixture10"):
-            scores = compare_features(self.real, self.network.of(images(prior).split(250)), seed)
+            scores = self.compared(images(prior).split(250), seed)
             scores["reconstruction_fid"] = copies["fid"]
             self.write(
                 f"pythae-{name}{self.size}-{seed}-{prior}",

@@ -74,7 +74,7 @@ def _clusters(points: Tensor, components: int, seed: int) -> Tensor:
     """Return the cluster (n,) of each point by k-means."""
     from sklearn.cluster import KMeans
 
-    fitted = KMeans(components, n_init=1, max_iter=30, random_state=seed).fit(points.numpy())
+    fitted = KMeans(components, n_init=1, max_iter=30, random_state=seed).fit(points.cpu().numpy())
     return torch.from_numpy(fitted.labels_).long()
 
 
@@ -104,7 +104,7 @@ def fit_gaussians(
     Returns:
         The mixture, in float64.
     """
-    labels = _clusters(points, components, seed)
+    labels = _clusters(points, components, seed).to(points.device)
     shares = torch.nn.functional.one_hot(labels, components).to(points.dtype)
     double = points.double()
     found, before = _maximise(double, shares), -math.inf

@@ -115,7 +115,7 @@ class GaussianMixture(Prior):
         return self.means[chosen.to(noise.device)] + drawn
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
-        """Fit the mixture to latents (n, d) by expectation-maximisation, on the CPU.
+        """Fit the mixture to latents (n, d) by expectation-maximisation, on the mixture's own device if that is CUDA.
 
         Args:
             latents: (n, d).
@@ -125,7 +125,8 @@ class GaussianMixture(Prior):
         Raises:
             UserError: fewer latents than components, or a latent that is not finite.
         """
-        values = latents.detach().float().cpu()
+        # Covariances need float64, which not every other device has.
+        values = latents.detach().float().to(self.means.device if self.means.is_cuda else "cpu")
         if len(values) < max(2, self.wanted):
             raise UserError(
                 f"{len(values)} latents cannot fit prior.components = {self.wanted}; use more images or fewer"
