@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,31 +106,34 @@ def scoring(name: str, device: torch.device, root: str) -> float:
     return IMAGES / best_of_three(work)
 
 
-def measure(device: torch.device, root: str) -> dict[str, Any]:
-    """Measure everything on a device."""
+def measure(device: torch.device, root: str, found: dict[str, Any]) -> Iterator[None]:
+    """Measure everything on a device into `found`, pausing after each part."""
     environment = describe_environment(device, 0)
-    found: dict[str, Any] = {key: environment[key] for key in ("device", "commit", "threads")}
+    found |= {key: environment[key] for key in ("device", "commit", "threads")}
     found |= {"torch": torch.__version__, "steps": {}, "sampling": {}, "scoring": {}}
     torch.set_float32_matmul_precision("high")  # as in training
     for name in RECIPES:
         torch._dynamo.reset()
         found["steps"][name] = steps_of(name, device, root)
         print(name, found["steps"][name], flush=True)
+        yield
     use_full_precision()
     for name in SAMPLED:
         found["sampling"][name] = round(sampling(name, device), 3)
+        yield
     for name in SCORED:
         found["scoring"][name] = round(scoring(name, device, root), 2)
-    print(found["sampling"], found["scoring"], flush=True)
-    return found
+        yield
 
 
 def _checkpoints(rows: list[dict[str, Any]], key: str, title: str, digits: int) -> list[str]:
     """Return the lines of a table of what was measured with shipped checkpoints."""
-    names = list(rows[0][key])
+    names = list(dict.fromkeys(name for row in rows for name in row[key]))
     lines = ["", f"## {title}", "", f"| device | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     for row in rows:
-        lines.append(f"| {row['device']} | {' | '.join(f'{row[key][name]:.{digits}f}' for name in names)} |")
+        if row[key]:
+            shown = " | ".join(f"{row[key][name]:.{digits}f}" if name in row[key] else "-" for name in names)
+            lines.append(f"| {row['device']} | {shown} |")
     return lines
 
 
@@ -157,9 +160,10 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / "devices.json"
     rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    found = measure(resolve_device(options.device), options.root)
+    found: dict[str, Any] = {}
+    for _ in measure(resolve_device(options.device), options.root, found):
+        write_json(path, rows | {f"{found['device']}, {found['threads']} threads": found})
     rows[f"{found['device']}, {found['threads']} threads"] = found
-    write_json(path, rows)
     text = table(list(rows.values()))
     write_text(path.with_suffix(".md"), text)
     print(text)

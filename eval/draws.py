@@ -1,7 +1,7 @@
 """How far a Frechet distance depends on which 10,000 samples are drawn: `python eval/draws.py mnist-ncode-refined`.
 
-Draws of a shipped model with several seeds, and disjoint parts of the training images, each of 10,000, against all test
-images. Writes eval/results/draws-NAME.md.
+Draws of a shipped model, or of a run, with several seeds, and disjoint parts of the training images, each of 10,000,
+against all test images. Writes eval/results/draws-NAME.{json,md}.
 """
 
 from __future__ import annotations
@@ -9,53 +9,83 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
-import numpy as np
 import torch
 
 from ncode_gen.data import load_data
-from ncode_gen.files import write_text
+from ncode_gen.files import write_json, write_text
 from ncode_gen.metrics import default_features, load_features, sample_features
-from ncode_gen.metrics.frechet import frechet_score
-from ncode_gen.run import find_run, load_recipe, load_run, resolve_device, use_full_precision
+from ncode_gen.metrics.frechet import GaussianStatistics, frechet_distance
+from ncode_gen.run import describe_environment, find_run, load_recipe, load_run, resolve_device, use_full_precision
 
 ROOT = Path(__file__).parent.parent
 COUNT = 10000
 
 
-def main() -> None:
-    """Score all draws and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="folder in checkpoints/")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--root", default="data", help="folder of the image sets")
-    parser.add_argument("--draws", type=int, default=8)
-    options = parser.parse_args()
-    device = resolve_device(options.device)
-    use_full_precision()
-    folder = find_run(f"checkpoints/{options.name}")
+def scored(name: str, draws: int, count: int, device: torch.device, root: str = "") -> dict[str, Any]:
+    """Return the Frechet distances of draws of a model, and of parts of its training images, to its test images.
+
+    Args:
+        name: a run folder, or one in checkpoints/.
+        draws: number of draws, of seeds 0 and up.
+        count: images of a draw and of a part.
+        device: where to compute.
+        root: folder of the image sets, if not the recipe's.
+    """
+    folder = find_run(name)
     data = load_recipe(folder).data
-    splits = load_data(dataclasses.replace(data, root=options.root))
+    splits = load_data(dataclasses.replace(data, root=root or data.root))
     network = load_features(default_features(data.name), None, device)
     real, train = (network.of(part.batches(250)) for part in (splits.test, splits.train))
     model = load_run(folder, device).to(memory_format=torch.channels_last)
-    drawn = [
-        frechet_score(real, sample_features(model, network, COUNT, seed=seed, quiet=True)).value
-        for seed in range(options.draws)
-    ]
+    known = GaussianStatistics.of(real)
+
+    def distance(some: torch.Tensor) -> float:
+        return round(frechet_distance(known, GaussianStatistics.of(some)), 4)
+
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    parts = [frechet_score(real, train[part]).value for part in order.split(COUNT) if len(part) == COUNT]
-    lines = [
-        f"# FID[{network.name}, n={COUNT}, test] by draw: {options.name}",
-        "",
-        "| what | mean | standard deviation | each |",
-        "|---|---:|---:|---|",
-    ]
-    for what, values in ((f"samples, seeds 0 to {options.draws - 1}", drawn), ("parts of the training images", parts)):
+    environment = describe_environment(device, 0)
+    return {
+        "features": network.name,
+        "count": count,
+        "draws": [distance(sample_features(model, network, count, seed=s, quiet=True)) for s in range(draws)],
+        "parts": [distance(train[part]) for part in order.split(count) if len(part) == count],
+        "commit": environment["commit"],
+        "device": environment["device"],
+    }
+
+
+def table(name: str, found: dict[str, Any]) -> str:
+    """Return the distances as Markdown."""
+    lines = [f"# FID[{found['features']}, n={found['count']}, test] by draw: {name}", ""]
+    lines += ["| what | mean | standard deviation | each |", "|---|---:|---:|---|"]
+    draws = f"samples, seeds 0 to {len(found['draws']) - 1}"
+    for what, values in ((draws, found["draws"]), ("parts of the training images", found["parts"])):
         each = ", ".join(f"{value:.2f}" for value in values)
-        lines.append(f"| {what} | {np.mean(values):.2f} | {np.std(values, ddof=1):.2f} | {each} |")
-    text = "\n".join(lines) + "\n"
-    write_text(ROOT / "eval" / "results" / f"draws-{options.name}.md", text)
+        lines.append(f"| {what} | {mean(values):.2f} | {stdev(values):.2f} | {each} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Score all draws and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="folder in checkpoints/, or a run folder with --out")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--root", default="data", help="folder of the image sets")
+    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--out", type=Path, help="file of the table, instead of the one in eval/results/")
+    options = parser.parse_args()
+    use_full_precision()
+    shipped = f"checkpoints/{options.name}"
+    found = scored(
+        options.name if options.out else shipped, options.draws, COUNT, resolve_device(options.device), options.root
+    )
+    path = options.out or ROOT / "eval" / "results" / f"draws-{options.name}.md"
+    text = table(options.name, found)
+    write_json(path.with_suffix(".json"), found)
+    write_text(path, text)
     print(text)
 
 

@@ -76,6 +76,14 @@ def _row(names: Key, group: list[dict[str, Any]]) -> str:
     return f"| {model}{mark} | {dim or '-'} | {prior}{size} |"
 
 
+def _time(cell: dict[str, Any]) -> str:
+    """Return the seconds of training, and the device if it was no CPU."""
+    if "training_seconds" not in cell:
+        return "-"
+    device = cell.get("device", "cpu")
+    return f"{cell['training_seconds']:.0f}" + (f" ({device})" if device != "cpu" else "")
+
+
 def _learnt(cell: dict[str, Any]) -> str:
     """Return how many images the models learned from, where a cell says it."""
     return f", {cell['training_images']} training images" if "training_images" in cell else ""
@@ -148,8 +156,8 @@ def table(data: str, folder: Path) -> str:
         "several: 95 % interval of the mean over seeds. NLL and ELBO in nats, refined solver. "
         '"way": length of the decoded line between two images over the straight one, in feature space. "probe": '
         'accuracy of a logistic regression on the latents. "distortion": -log p(u | z) in nats of targets as in '
-        "training, where FID and MSE of copies are those of the images' own codes. Times on one or two threads of a "
-        f"CPU, with another job beside. {MARK}.",
+        "training, where FID and MSE of copies are those of the images' own codes. Times of seed 0, on one or two "
+        f"threads of a CPU or on the device that they name, with other jobs beside. {MARK}.",
         "",
         "| model | d | prior | seeds | "
         + " | ".join(title for _, title, _ in COLUMNS)
@@ -160,7 +168,7 @@ def table(data: str, folder: Path) -> str:
         first = group[0]
         entries = [entry(group, key, digits) for key, _, digits in COLUMNS]
         entries += [str(first.get(key, "-")) for key in ("parameters", "epochs")]
-        entries.append(f"{first['training_seconds']:.0f}" if "training_seconds" in first else "-")
+        entries.append(_time(first))
         lines.append(f"{_row(names, group)} {len(group)} | {' | '.join(entries)} |")
     for key, what in NFE.items():
         lines += _by_evaluations(cells, key, what)

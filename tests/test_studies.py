@@ -75,6 +75,35 @@ def test_the_table_marks_rows_of_unknown_commits(generation_table, tmp_path):
     assert "| a † | 8 | flow |" in generation_table.short_table("mnist", tmp_path)
 
 
+def test_the_table_says_where_a_model_was_trained(generation_table, tmp_path):
+    for device in ("cpu", "NVIDIA H200"):
+        cell(tmp_path, device, device, "flow", 0, 5.0, training_seconds=12.3, parameters=1, epochs=2, device=device)
+    text = generation_table.table("mnist", tmp_path)
+    assert "| 2 | 12 |" in text and "| 2 | 12 (NVIDIA H200) |" in text
+
+
+def test_draws_of_a_model_are_scored_beside_parts_of_its_training_images(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    from draws import scored, table
+
+    found = scored("checkpoints/digits-ncode-open", 2, 400, torch.device("cpu"))
+    assert len(found["draws"]) == 2 and len(found["parts"]) == 3
+    # Training images are nearer to the test images than what a small model draws, and no two draws are alike.
+    assert max(found["parts"]) < min(found["draws"]) and found["draws"][0] != found["draws"][1]
+    assert "| samples, seeds 0 to 1 | " in table("digits", found)
+
+
+def test_devices_are_shown_with_what_was_measured_on_them(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    from devices import table
+
+    one = {"device": "cpu", "torch": "2.6", "threads": 2, "steps": {"mnist/vae": {"plain": 8.0, "compiled": 4.0}}}
+    rows = [one | {"sampling": {}, "scoring": {"a": 2.0}}, one | {"sampling": {"b": 3.0}, "scoring": {}, "steps": {}}]
+    text = table(rows)
+    assert "| cpu | mnist/vae | 8.00 | 4.00 | 2.0 | 32000 |" in text
+    assert text.count("| cpu | 3.00 |") == 1 and text.count("| cpu | 2.0 |") == 1
+
+
 def test_without_cells_the_table_says_so(generation_table, tmp_path):
     assert "No cell is finished" in generation_table.table("mnist", tmp_path)
 

@@ -16,6 +16,7 @@ from ncode_gen.control import (
     Solver,
     StaticController,
 )
+from ncode_gen.control.ladder import ControlledLayer
 
 DOUBLE = torch.float64
 
@@ -233,3 +234,10 @@ def test_static_controller_ignores_the_condition():
     flow = ControlledODE(MLPField(2, (4,)), StaticController(MLPField(2, (4,))))
     x0 = torch.randn(3, 2)
     torch.testing.assert_close(flow(x0, torch.randn(3, 9)).state, flow(x0).state)
+
+
+def test_a_layer_that_is_called_can_be_hashed():
+    # torch 2.11 and older look a callable object up in a set while they compile.
+    layer = ControlledLayer(2, 3)
+    bound = layer.bind(layer.initial().split(layer.parts))
+    assert hash(bound) == hash(bound) and bound in {bound}
