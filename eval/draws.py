@@ -16,8 +16,13 @@ import torch
 
 from ncode_gen.data import load_data
 from ncode_gen.files import write_json, write_text
-from ncode_gen.metrics import default_features, load_features, sample_features
-from ncode_gen.metrics.frechet import GaussianStatistics, frechet_distance
+from ncode_gen.metrics import (
+    GaussianStatistics,
+    default_features,
+    frechet_distance,
+    load_features,
+    sample_features,
+)
 from ncode_gen.run import describe_environment, find_run, load_recipe, load_run, resolve_device, use_full_precision
 
 ROOT = Path(__file__).parent.parent

@@ -41,9 +41,13 @@ from ncode_gen.files import write_json, write_text
 from ncode_gen.metrics import (
     FEATURES,
     FeatureNetwork,
+    GaussianStatistics,
     Score,
     compare_features,
     default_features,
+    distance_device,
+    frechet_distance,
+    frechet_score,
     interpolation_score,
     linear_probe,
     load_features,
@@ -51,7 +55,6 @@ from ncode_gen.metrics import (
     score_likelihood,
     score_reconstruction,
 )
-from ncode_gen.metrics.frechet import GaussianStatistics, frechet_distance, frechet_score
 from ncode_gen.prior_fitting import fit_prior
 from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.recipe import Recipe
@@ -136,8 +139,7 @@ class Study:
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
         self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root, limit=self.limit))
         self.network: FeatureNetwork = load_features(options.features or default_features(self.data), None, self.device)
-        # Where distances are computed: those of distributions need float64, which not every other device has.
-        self.scorer = self.device if self.device.type == "cuda" else torch.device("cpu")
+        self.scorer = distance_device(self.device)
         self.real = self.network.of(self.splits.test.batches(250)).to(self.scorer)
 
     def compared(self, batches: Iterable[Tensor], seed: int = 0) -> dict[str, Score]:

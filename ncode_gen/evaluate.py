@@ -90,14 +90,7 @@ def _evaluate_run(options: Options) -> None:
     from .data import load_data
     from .files import check_writable
     from .history import read_run
-    from .metrics import (
-        compare_features,
-        few_images_warning,
-        image_features,
-        sample_features,
-        score_reconstruction,
-    )
-    from .records import write_record
+    from .metrics import image_features, sample_features, score_reconstruction
     from .report import write_report
     from .run import EVALUATION, find_run, load_recipe, load_run, weights_digest
 
@@ -130,20 +123,15 @@ def _evaluate_run(options: Options) -> None:
     likelihood = _score_likelihood(model, test, options, protocol, quiet, workers)
     if not workers.leads:
         return
-    scores = compare_features(real, fake, options.seed)
-    protocol["warnings"] += few_images_warning(real, fake)
+    scores = _compared(real, fake, options, protocol, device)
     draws = recipe.objective.draws_targets
     scores |= score_reconstruction(model, test, draws_targets=draws, seed=options.seed)
     _score_latents(model, splits.train, test, network, options, scores)
     scores |= likelihood
-    protocol["seconds"] = round(time.perf_counter() - started, 1)
-    write_record(out, {"protocol": protocol, "scores": _plain(scores)})
+    _write(out, recipe.name, protocol, scores, started, quiet=options.quiet)
     record = read_run(folder)
     if record.report and out == folder / EVALUATION:
         write_report(record, record.report)
-    if not options.quiet:
-        _print_table(recipe.name, protocol, scores)
-        print(f"written to {out}")
 
 
 def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
@@ -153,8 +141,7 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
     from .data import load_data
     from .files import check_writable
     from .image_files import fit_channels, images_digest, read_images
-    from .metrics import compare_features, few_images_warning, image_features
-    from .records import write_record
+    from .metrics import image_features
 
     started = time.perf_counter()
     workers, device, network = _prepare(options, name)
@@ -186,13 +173,8 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
     real = image_features(network, test, device, workers)
     if not workers.leads:
         return
-    scores = compare_features(real, fake, options.seed)
-    protocol["warnings"] += few_images_warning(real, fake)
-    protocol["seconds"] = round(time.perf_counter() - started, 1)
-    write_record(out, {"protocol": protocol, "scores": _plain(scores)})
-    if not options.quiet:
-        _print_table(path.name, protocol, scores)
-        print(f"written to {out}")
+    scores = _compared(real, fake, options, protocol, device)
+    _write(out, path.name, protocol, scores, started, quiet=options.quiet)
 
 
 def _prepare(options: Options, data: str) -> tuple[Workers, torch.device, FeatureNetwork]:
@@ -229,8 +211,29 @@ def _protocol(
     }
 
 
-def _plain(scores: dict[str, Score]) -> dict[str, dict[str, float]]:
-    return {key: dataclasses.asdict(score) for key, score in scores.items()}
+def _compared(
+    real: torch.Tensor, fake: torch.Tensor, options: Options, protocol: dict[str, Any], device: torch.device
+) -> dict[str, Score]:
+    """Return the distances between features; what is to be said of them goes into the protocol."""
+    from .metrics import compare_features, distance_device, few_images_warning
+
+    where = distance_device(device)
+    protocol["warnings"] += few_images_warning(real, fake)
+    return compare_features(real.to(where), fake.to(where), options.seed)
+
+
+def _write(
+    out: Path, name: str, protocol: dict[str, Any], scores: dict[str, Score], started: float, *, quiet: bool
+) -> None:
+    """Write an evaluation, and show it."""
+    from .records import write_record
+
+    protocol["seconds"] = round(time.perf_counter() - started, 1)
+    plain = {key: dataclasses.asdict(score) for key, score in scores.items()}
+    write_record(out, {"protocol": protocol, "scores": plain})
+    if not quiet:
+        _print_table(name, protocol, scores)
+        print(f"written to {out}")
 
 
 def _score_latents(

@@ -20,6 +20,7 @@ from .score import Score
 __all__ = [
     "batch_generator",
     "compare_features",
+    "distance_device",
     "few_images_warning",
     "image_features",
     "sample_features",
@@ -90,6 +91,15 @@ def compare_features(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Sco
         "density": density,
         "coverage": coverage,
     }
+
+
+def distance_device(device: torch.device) -> torch.device:
+    """Return where distances of features are best computed: on a CUDA device, else on the CPU, which has float64.
+
+    >>> distance_device(torch.device("mps"))
+    device(type='cpu')
+    """
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def few_images_warning(real: Tensor, fake: Tensor) -> list[str]:

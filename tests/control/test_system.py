@@ -237,7 +237,7 @@ def test_static_controller_ignores_the_condition():
 
 
 def test_a_layer_that_is_called_can_be_hashed():
-    # torch 2.11 and older look a callable object up in a set while they compile.
+    # torch 2.11 looks a callable object up in a set while it compiles.
     layer = ControlledLayer(2, 3)
     bound = layer.bind(layer.initial().split(layer.parts))
     assert hash(bound) == hash(bound) and bound in {bound}
