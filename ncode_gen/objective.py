@@ -82,20 +82,30 @@ class CompiledLoss:
 
     So the first steps, and their errors, are there at once, and the compiler is paid a little later. No thread compiles
     meanwhile: torch's autocast cache can wait for the interpreter's lock while the compiler holds that and waits for
-    the cache. Where the compiler fails, one clear line is told and the loss goes on as it is. On CUDA the compiled code
-    is recorded as CUDA graphs: these networks are small, and starting their kernels one by one takes most of the time.
+    the cache. Where the compiler fails, one clear line is told and the loss goes on as it is.
 
     Args:
         loss: the loss.
         tell: where one line about the compilation goes.
         plain_calls: calls before it is compiled.
         parameters: what the loss is differentiated by.
+        graphs: whether the compiled code is recorded as CUDA graphs: where networks are small, starting their kernels
+            one by one takes most of the time. A graph's gradients lie where its next run writes its own, so they must
+            have been used by then.
     """
 
-    def __init__(self, loss: Loss, tell: Callable[[str], None], plain_calls: int, parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        loss: Loss,
+        tell: Callable[[str], None],
+        plain_calls: int,
+        parameters: Sequence[Tensor],
+        *,
+        graphs: bool = False,
+    ) -> None:
         self.loss, self.tell, self.plain_calls = loss, tell, plain_calls
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.mode = "reduce-overhead" if self.parameters[0].is_cuda else "default"
+        self.mode = "reduce-overhead" if graphs else "default"
         self.calls = 0
 
     def skip(self, calls: int) -> None:

@@ -122,7 +122,8 @@ class Step(ABC):
         self.compiled = None
         if compiled:
             plain_calls = plain_steps * recipe.training.accumulate
-            loss = self.compiled = CompiledLoss(loss, tell, plain_calls, list(model.parameters()))
+            graphs = device.type == "cuda" and recipe.training.accumulate == 1 and workers.count == 1
+            loss = self.compiled = CompiledLoss(loss, tell, plain_calls, list(model.parameters()), graphs=graphs)
         self.model, self.recipe, self.workers = model, recipe, workers
         self.module = workers.wrap(_LossModule(model, loss))
         self.optimiser = make_optimiser(model, recipe.training.rate, recipe.training.decay)
