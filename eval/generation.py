@@ -63,7 +63,7 @@ from ncode_gen.run import describe_environment, load_recipe, load_run, resolve_d
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
-REFINED = {"ncode-refined": "ncode-autoencoder", "ncode-refined-static": "ncode-autoencoder"}  # and what they refine
+REFINED = dict.fromkeys(("ncode-refined", "ncode-refined-long", "ncode-refined-static"), "ncode-autoencoder")
 VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed")
 FLAGSHIPS = ("vae-flow", "ncode-open-flow")
 PRIORS = ("own", "gaussian", "mixture10", "mixture", "flow")

@@ -11,7 +11,7 @@ from typing import Any
 from generation_table import collected, entry
 from intervals import interval
 
-__all__ = ["headlines", "shipped"]
+__all__ = ["devices_of", "headlines", "shipped"]
 
 Row = dict[str, Any]
 # Negative ELBO in nats of VAEs by their posterior, MNIST binarised once: Grathwohl et al., "FFJORD", 2019, Table 3.
@@ -23,6 +23,12 @@ def _score(found: Row, key: str, digits: int, sign: int = 1) -> str:
     if score is None:
         return "-"
     return f"{sign * score['value']:.{digits}f} ± {(score['high'] - score['low']) / 2:.{digits}f}"
+
+
+def devices_of(environment: dict[str, Any]) -> str:
+    """Return the devices that a run was trained on, of its environment.json: one after the other, if it was resumed."""
+    found = [environment["device"], *(later["device"] for later in environment.get("resumed", []))]
+    return ", then ".join(device for i, device in enumerate(found) if i == 0 or device != found[i - 1])
 
 
 def shipped(checkpoints: Path) -> str:
@@ -41,13 +47,16 @@ def shipped(checkpoints: Path) -> str:
         features[protocol["data"]] = protocol["features"]["name"]
         size = (folder / "weights.safetensors").stat().st_size / 1e6
         cells = [_score(found, "fid", 1), _score(found, "coverage", 3), _score(found, "nll_nats", 2)]
-        cells += [_score(found, "elbo_nats", 2, -1), _time(sum(row["seconds"] for row in epochs)), f"{size:.1f}"]
+        devices = devices_of(json.loads((folder / "environment.json").read_text()))
+        took = _time(sum(row["seconds"] for row in epochs)) + (f" ({devices})" if devices != "cpu" else "")
+        cells += [_score(found, "elbo_nats", 2, -1), took, f"{size:.1f}"]
         lines.append(f"| [{folder.name}](checkpoints/{folder.name}) | {' | '.join(cells)} |")
     named = ", ".join(f"{network} for {data}" for data, network in features.items())
     lines += [
         "",
         f"10,000 samples against the whole test set, 95 % intervals; features: {named}. Likelihoods with the number "
-        "of particles and the refined solver that each card names. Trained on one or two threads of a CPU.",
+        "of particles and the refined solver that each card names. Trained on one or two threads of a CPU, where "
+        "nothing else is said.",
     ]
     return "\n".join(lines)
 
@@ -84,20 +93,18 @@ def _generation(results: Path) -> Iterable[tuple[str, str, str]]:
 
 
 def _draws(results: Path) -> Iterable[tuple[str, str, str]]:
-    """Yield the shipped refined models' distance over several draws beside that of parts of the training images."""
-    for data, title in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
-        path = results / f"draws-{data}-ncode-refined.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            means = {
-                kind: f"{mean(found[kind]):.2f} ({min(found[kind]):.2f} to {max(found[kind]):.2f})"
-                for kind in ("draws", "parts")
-            }
-            yield (
-                f"{title}: mean FID of {len(found['draws'])} draws of 10,000 samples, and their range",
-                f"**{means['draws']}** (checkpoints/{data}-ncode-refined)",
-                f"{len(found['parts'])} parts of the training images {means['parts']}",
-            )
+    """Yield shipped models' distances over several draws beside those of parts of the training images."""
+    for path in sorted(results.glob("draws-*.json")):
+        found, name = json.loads(path.read_text()), path.stem.removeprefix("draws-")
+        means = {
+            kind: f"{mean(found[kind]):.2f} ({min(found[kind]):.2f} to {max(found[kind]):.2f})"
+            for kind in ("draws", "parts")
+        }
+        yield (
+            f"FID[{found['features']}]: mean of {len(found['draws'])} draws of {found['count']:,} samples, and range",
+            f"**{means['draws']}** ({name})",
+            f"{len(found['parts'])} parts of the training images {means['parts']}",
+        )
 
 
 def _autoencoders(results: Path) -> Iterable[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from headline import headlines, shipped
 from summary import summaries
 
 from ncode_gen.files import write_text
+from ncode_gen.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- results -->", "<!-- end of results -->"
@@ -50,22 +51,22 @@ def table(data: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measured(row: dict[str, Any]) -> str:
-    """Return the line of a recipe's header that says what was measured."""
+def measured(row: dict[str, Any], seed: int) -> str:
+    """Return the line of a recipe's header that says what was measured, of the model of a seed."""
     protocol, scores = row["protocol"], row["scores"]
     parts = [f"FID[{protocol['features']['name']}, n={protocol['n']}, test] {scores['fid']['value']:.1f}"]
     if "nll_nats" in scores:
         parts.insert(0, f"NLL {scores['nll_nats']['value']:.2f} nats (K={protocol['particles']})")
     environment = protocol["environment"]
-    where = f"{environment['threads']} threads of {environment['device']}"
-    return f"# Measured: {', '.join(parts)}; {row['training_seconds']:.0f} s of training on {where}, seed 0."
+    where = f"{environment['threads']} threads of {row.get('devices', environment['device'])}"
+    return f"# Measured: {', '.join(parts)}; {row['training_seconds']:.0f} s of training on {where}, seed {seed}."
 
 
 def write_header(path: Path, row: dict[str, Any]) -> None:
     """Put what was measured into the header of a recipe."""
     lines = path.read_text(encoding="utf-8").splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith(("# Not measured", "# Measured")))
-    lines[at] = measured(row)
+    lines[at] = measured(row, Recipe.load(path).seed)
     write_text(path, "\n".join(lines) + "\n")
 
 

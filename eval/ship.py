@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from headline import devices_of
 from publish import write_header
 
 from ncode_gen.errors import UserError
@@ -36,6 +37,7 @@ def card(run: Path, recipe: Recipe, *, half: bool) -> str:
     protocol, solver = result["protocol"], result["protocol"].get("solver", {})
     model = recipe.name.removeprefix(f"{recipe.data.name}-")
     seconds = sum(row["seconds"] for row in rows)
+    where = f"{environment['threads']} threads, {devices_of(environment)}"
     lines = [
         f"# {recipe.name}",
         "",
@@ -45,7 +47,7 @@ def card(run: Path, recipe: Recipe, *, half: bool) -> str:
         f"| recipe | [recipe.toml](recipe.toml), the same as models/{recipe.data.name}/ |",
         f"| seed | {recipe.seed} |",
         f"| command | `python -m ncode_gen.train models/{recipe.data.name}/{model}.toml` |",
-        f"| time | {seconds:.0f} s for {len(rows)} epochs, {environment['threads']} threads, {environment['device']} |",
+        f"| time | {seconds:.0f} s for {len(rows)} epochs, {where} |",
         f"| versions | ncode_gen {environment['ncode_gen']}, torch {environment['packages']['torch']} |",
         f"| date | {datetime.date.today().isoformat()} |",
     ]
@@ -113,7 +115,8 @@ def main() -> None:
     write_text(target / "README.md", text)
     result = json.loads((target / "evaluation.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    write_header(source, result | {"training_seconds": sum(row["seconds"] for row in rows)})
+    devices = devices_of(json.loads((run / "environment.json").read_text()))
+    write_header(source, result | {"training_seconds": sum(row["seconds"] for row in rows), "devices": devices})
     print(text)
 
 

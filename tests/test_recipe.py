@@ -31,7 +31,7 @@ def test_every_set_has_every_model():
         "digits/iaf.toml",
     }
     expected |= {f"{s}/{k}.toml" for s in ("mnist", "fashion-mnist") for k in COMPARED}
-    expected |= {f"{s}/ncode-refined-static.toml" for s in REFINED}
+    expected |= {f"{s}/ncode-refined-static.toml" for s in REFINED} | {"mnist/ncode-refined-long.toml"}
     assert {str(path.relative_to(ROOT / "models")) for path in MODELS} == expected
 
 
