@@ -19,7 +19,7 @@ from ncode_gen.figures.style import STYLE, save
 from ncode_gen.run import load_recipe
 
 ROOT = Path(__file__).parent.parent
-SHOWN = ("mnist-ncode-refined", "fashion-mnist-ncode-refined")
+SHOWN = ("mnist-ncode-refined-long", "fashion-mnist-ncode-refined")
 COLUMNS, ROWS = 20, 2
 
 
