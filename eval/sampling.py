@@ -32,7 +32,7 @@ from ncode_gen.files import write_json, write_text
 from ncode_gen.run import load_run
 
 ROOT = Path(__file__).parent.parent
-RUNS = ("mnist-ncode-refined", "mnist-ncode-autoencoder", "fashion-mnist-ncode-refined")
+RUNS = ("mnist-ncode-refined", "mnist-ncode-refined-long", "mnist-ncode-autoencoder", "fashion-mnist-ncode-refined")
 IMPORTS = "import ncode_gen.sample, ncode_gen.run, ncode_gen.pictures, numpy, PIL.Image"
 
 
