@@ -58,7 +58,8 @@ def measured(row: dict[str, Any], seed: int) -> str:
     if "nll_nats" in scores:
         parts.insert(0, f"NLL {scores['nll_nats']['value']:.2f} nats (K={protocol['particles']})")
     environment = protocol["environment"]
-    where = f"{environment['threads']} threads of {row.get('devices', environment['device'])}"
+    # A shipped run says where it was trained; its environment here is that of its evaluation.
+    where = f"{row.get('threads', environment['threads'])} threads of {row.get('devices', environment['device'])}"
     return f"# Measured: {', '.join(parts)}; {row['training_seconds']:.0f} s of training on {where}, seed {seed}."
 
 

@@ -115,8 +115,9 @@ def main() -> None:
     write_text(target / "README.md", text)
     result = json.loads((target / "evaluation.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    devices = devices_of(json.loads((run / "environment.json").read_text()))
-    write_header(source, result | {"training_seconds": sum(row["seconds"] for row in rows), "devices": devices})
+    environment = json.loads((run / "environment.json").read_text())
+    trained = {"devices": devices_of(environment), "threads": environment["threads"]}
+    write_header(source, result | {"training_seconds": sum(row["seconds"] for row in rows)} | trained)
     print(text)
 
 

@@ -104,6 +104,19 @@ def test_devices_are_shown_with_what_was_measured_on_them(monkeypatch):
     assert text.count("| cpu | 3.00 |") == 1 and text.count("| cpu | 2.0 |") == 1
 
 
+def test_a_device_is_measured_part_by_part(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    import devices
+
+    small = {"BLOCKS": 1, "STEPS": 1, "SAMPLES": 20, "RECIPES": ("digits/ncode-open", "digits/ncode-refined")}
+    for name, value in (small | {"WAYS": ("plain",), "SAMPLED": ("digits-ncode-open",), "SCORED": ()}).items():
+        monkeypatch.setattr(devices, name, value)
+    found = {}
+    seen = [len(found["steps"]) + len(found["sampling"]) for _ in devices.measure(torch.device("cpu"), "", found)]
+    assert seen == [1, 2, 3] and found["device"] == "cpu"
+    assert all(spent["plain"] > 0 for spent in found["steps"].values()) and found["sampling"]["digits-ncode-open"] >= 0
+
+
 def test_without_cells_the_table_says_so(generation_table, tmp_path):
     assert "No cell is finished" in generation_table.table("mnist", tmp_path)
 
