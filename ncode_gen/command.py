@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .allocator import keep_freed_memory
 from .errors import UserError
 from .signals import Interrupted
 
@@ -38,6 +39,7 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run a command's `main`, and turn a user's mistake into one sentence and an exit code other than 0."""
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, _end)  # as Ctrl-C, so that no half-written file is left behind
     try:
         main(sys.argv[1:])

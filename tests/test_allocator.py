@@ -1,0 +1,55 @@
+"""Freed memory is kept for the next operation, where the C library can be told so."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from ncode_gen.allocator import SWITCH
+
+# Pages that a process is given anew while it makes and drops maps of 8 MB.
+COUNT = """
+import resource, torch
+from ncode_gen.allocator import keep_freed_memory
+told = keep_freed_memory()
+def work():
+    for _ in range(20):
+        maps = torch.ones(2 << 20)
+        more = maps + maps
+        del maps, more
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+PAGES = 2 * 20 * (8 << 20) // 4096
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+
+
+def run(**environment: str) -> tuple[bool, int]:
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    asked = subprocess.run(
+        [sys.executable, "-c", COUNT], env=theirs | environment, capture_output=True, text=True, check=True
+    )
+    told, pages = asked.stdout.split()
+    return told == "True", int(pages)
+
+
+@glibc
+def test_memory_that_was_freed_is_used_again():
+    told, pages = run()
+    assert told and pages < PAGES / 20
+
+
+@pytest.mark.parametrize("name, value", [(SWITCH, "0"), ("MALLOC_TRIM_THRESHOLD_", "131072")])
+def test_users_who_want_something_else_get_it(name, value):
+    assert not run(**{name: value})[0]
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    from ncode_gen import allocator
+
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert not allocator.keep_freed_memory()
