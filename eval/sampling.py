@@ -1,10 +1,11 @@
 """Time of drawing 10,000 images from shipped models: `python eval/sampling.py`.
 
-First the command, `python -m ncode_gen.sample RUN --n 10000 --out FILE.npz`, as a whole, beside a process that only
-imports what it needs. Then, in one process, its parts: reading the model, latents from the prior, pictures, and what
-the refiner adds; beside the last, the same images with the cores sharing every operation of a batch of 500 instead of
-drawing images of their own, and with the refiner's network asked at noise alone too, or not, as `refiner.centred`
-decides. Contenders take turns, so that a busy machine slows all alike; medians of `--repeats` are shown.
+First the command, `python -m ncode_gen.sample RUN --n 10000 --out FILE.npz`, as a whole, beside the same with freed
+memory given back to the system, as it is without `ncode_gen.allocator`, and a process that only imports what it needs.
+Then, in one process, its parts: reading the model, latents from the prior, pictures, and what the refiner adds; beside
+the last, the same images with the cores sharing every operation of a batch of 500 instead of drawing images of their
+own, and with the refiner's network asked at noise alone too, or not, as `refiner.centred` decides. Contenders take
+turns, so that a busy machine slows all alike; medians of `--repeats` are shown.
 
 Writes eval/results/sampling.{json,md}.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from ncode_gen.allocator import SWITCH, keep_freed_memory
 from ncode_gen.autoencoder import LatentModel, model
 from ncode_gen.control import UNetField
 from ncode_gen.files import write_json, write_text
@@ -53,13 +56,17 @@ def taking_turns(contenders: dict[str, Callable[[], object]], repeats: int) -> d
 
 
 def command(run: Path, n: int, repeats: int) -> dict[str, float]:
-    """Time the whole command, and its imports alone."""
+    """Time the whole command, as it is and with freed memory given back, and its imports alone."""
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "samples.npz")
         asked = [sys.executable, "-m", "ncode_gen.sample", str(run), "--n", str(n), "--out", out, "--quiet"]
-        jobs = {"command": asked, "imports": [sys.executable, "-c", IMPORTS]}
         run_in_root = functools.partial(subprocess.run, check=True, cwd=ROOT)
-        return taking_turns({name: functools.partial(run_in_root, job) for name, job in jobs.items()}, repeats)
+        contenders: dict[str, Callable[[], object]] = {
+            "command": lambda: run_in_root(asked),
+            "command, memory given back": lambda: run_in_root(asked, env=os.environ | {SWITCH: "0"}),
+            "imports": lambda: run_in_root([sys.executable, "-c", IMPORTS]),
+        }
+        return taking_turns(contenders, repeats)
 
 
 def one_after_another(function: Callable[..., Tensor], *rows: Tensor, batch: int) -> Tensor:
@@ -104,13 +111,18 @@ def table(found: dict[str, dict[str, Any]], n: int, repeats: int) -> str:
         f"Seconds for {n:,} images on {torch.get_num_threads()} threads of a CPU, torch {torch.__version__}, "
         f"medians of {repeats}: `python eval/sampling.py`.",
         "",
-        "| model | command | its imports | command without | reading the model | latents | pictures | images |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | command | its imports | command without | memory given back | ratio | reading the model | latents "
+        "| pictures | images |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, took in found.items():
         whole, imports = took["command"], took["imports"]
+        given_back = took["command, memory given back"] - imports
         rest = " | ".join(f"{took[key]:.1f}" for key in ("model", "latents", "pictures", "images"))
-        lines.append(f"| {name} | {whole:.1f} | {imports:.1f} | **{whole - imports:.1f}** | {rest} |")
+        lines.append(
+            f"| {name} | {whole:.1f} | {imports:.1f} | **{whole - imports:.1f}** | {given_back:.1f} "
+            f"| {(whole - imports) / given_back:.2f} | {rest} |"
+        )
     lines += [
         "",
         "Images: pictures with what the refiner adds, where there is one. Cores that draw images of their own, against "
@@ -138,6 +150,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10000, help="images")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     found: dict[str, dict[str, Any]] = {}
     for name in options.runs:
         run = ROOT / "checkpoints" / name
