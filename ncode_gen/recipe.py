@@ -80,14 +80,14 @@ class DecoderRecipe:
     """Transposed convolutions, residual blocks with GroupNorm, multilayer perceptron ("auto" up to 12 x 12 pixels), or
     a controlled flow of a feature map."""
     width: int = 64
-    """Channels at full size (doubled as the side is halved), or a quarter of the mlp's width."""
+    """Channels at half the image's size (doubled as the side is halved), or a quarter of the mlp's width."""
     blocks: int = 1
-    """Residual blocks at the smallest size (conv) or at each (residual), extra hidden layers of the mlp, or hidden
-    layers of the ncode fields."""
+    """Residual blocks at the smallest size (conv) or at each (residual), extra hidden layers of the mlp, or flows at
+    each size (ncode)."""
     canvas: Literal["latent", "learned"] = "latent"
     """Where the map of the ncode decoder starts: a linear map of the latent, or one learned canvas for all."""
     steps: int = 1
-    """Steps of the midpoint method at each resolution of the ncode decoder."""
+    """Steps of the midpoint method in each flow of the ncode decoder."""
     likelihood: Literal["bernoulli", "gaussian", "logistic"] = "gaussian"
     """Distribution of a pixel: Bernoulli (dynamically binarised), Gaussian with learned scale, discretised logistic."""
 

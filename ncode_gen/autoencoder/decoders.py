@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from .encoders import NormalisedBlock, ResidualBlock, group_norm, pyramid
 
-__all__ = ["ConvDecoder", "MLPDecoder", "ResidualDecoder"]
+__all__ = ["ConvDecoder", "MLPDecoder", "ResidualDecoder", "doubled"]
 
 
-def _doubled(inputs: int, outputs: int, low: tuple[int, int], high: tuple[int, int]) -> nn.ConvTranspose2d:
+def doubled(inputs: int, outputs: int, low: tuple[int, int], high: tuple[int, int]) -> nn.ConvTranspose2d:
     """Return a transposed convolution from one size to the next."""
     # An odd side comes from a ceiling when halved; one pixel less of padding at the end gives it back.
     extra = (high[0] - 2 * low[0] + 1, high[1] - 2 * low[1] + 1)
@@ -26,7 +26,7 @@ def _ups(channels: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Iterator[
     if len(sizes) == 1:
         yield nn.Conv2d(channels[0], channels[1], 3, padding=1)
     for (inputs, outputs), (low, high) in zip(pairwise(channels), pairwise(sizes), strict=False):
-        yield _doubled(inputs, outputs, low, high)
+        yield doubled(inputs, outputs, low, high)
 
 
 class PyramidDecoder(nn.Module, ABC):

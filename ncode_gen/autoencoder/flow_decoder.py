@@ -5,44 +5,72 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..control import ControlledODE, ConvField, OpenController, Solver
+from ..control import ControlledODE, NormalisedField, OpenController, Solver
 from ..control.controllers import ControlHead
-from .encoders import pyramid
+from .decoders import doubled
+from .encoders import group_norm, pyramid
 
 __all__ = ["FlowDecoder"]
 
 
-class _Enlarge(nn.Module):
-    """Repeats pixels up to the next size, then mixes them by a convolution."""
+def _ups(channels: Sequence[int], sizes: Sequence[tuple[int, int]], out: int) -> list[nn.Module]:
+    """Return what leads from each size to the next, and at last to the image's channels; of one size, just these."""
+    if len(sizes) == 1:
+        return [nn.Conv2d(channels[0], out, 3, padding=1)]
+    ups: list[nn.Module] = [
+        nn.Sequential(nn.Upsample(size=size), nn.Conv2d(low, high, 3, padding=1))
+        for (low, high), size in zip(pairwise(channels), sizes[1:-1], strict=True)
+    ]
+    return [*ups, doubled(channels[-1], out, sizes[-2], sizes[-1])]
 
-    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
+
+class _Level(nn.Module):
+    """What a map passes at one resolution: its flows, one after the other, and then a step up.
+
+    Args:
+        features: number of features that decide the control.
+        channels: channels of the map.
+        flows: how many flows.
+        steps: steps of the midpoint method in each.
+        up: what leads to the next resolution, or to the image.
+    """
+
+    def __init__(self, features: int, channels: int, flows: int, steps: int, up: nn.Module) -> None:
         super().__init__()
-        self.size = size
-        self.mix = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.flows = nn.ModuleList()
+        for _ in range(flows):
+            field = NormalisedField(channels, channels)
+            head = ControlHead(features, field, spread=0.3)
+            self.flows.append(ControlledODE(field, OpenController(head), solver=Solver("midpoint", steps)))
+        self.up = nn.Sequential(group_norm(channels), nn.SiLU(), up)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        out: Tensor = self.mix(nn.functional.interpolate(maps, size=self.size, mode="nearest"))
-        return out
+    def each(self) -> list[ControlledODE]:
+        """Return the flows in their order."""
+        return [cast(ControlledODE, flow) for flow in self.flows]
 
 
 class FlowDecoder(nn.Module):
-    """Controlled convolutional flows, one for each resolution from the smallest to the image's own.
+    """Controlled convolutional flows at each resolution from the smallest to half the image's.
 
     A canvas, the same for all latents or a linear map of the latent, flows for a share of the time [0, 1] under a
-    convolutional field, is enlarged, flows on, and is read out as the image when t = 1. Kernels are shared; gains and
-    biases of all channels are the control, gamma(z). All flows start as the identity.
+    convolutional field, is enlarged, flows on, and becomes the image when t = 1. Kernels are shared; gains and biases
+    of all channels are the control, gamma(z). All flows start as the identity.
 
     Args:
         dim: number of latent dimensions.
         shape: (C, H, W) of the output.
-        width: twice the channels at full size; doubled as the side is halved, at most up to four times `width`.
-        blocks: hidden layers of each field, at least one.
+        width: channels at half the image's size; doubled, at most fourfold, as the side is halved.
+        blocks: flows at each resolution, at least one, each with a field of its own.
         canvas: "latent" for a linear map of the latent, "learned" for one canvas that all latents share.
-        steps: steps of the midpoint method at each resolution.
+        steps: steps of the midpoint method in each flow.
+
+    Raises:
+        ValueError: another canvas.
 
     >>> decoder = FlowDecoder(8, (1, 28, 28), width=8, blocks=1)
     >>> decoder(torch.randn(5, 8)).shape, decoder.film(torch.randn(5, 8), torch.tensor([0.0, 0.5, 1.0])).shape
@@ -56,7 +84,8 @@ class FlowDecoder(nn.Module):
         if canvas not in ("latent", "learned"):
             raise ValueError(f'canvas must be "latent" or "learned", got {canvas!r}')
         sizes = pyramid(shape[1], shape[2])[::-1]
-        channels = [max(1, width * min(2**level, 8) // 2) for level in range(len(sizes))][::-1]
+        count = max(len(sizes) - 1, 1)
+        channels = [width * min(2**level, 4) for level in reversed(range(count))]
         start = (channels[0], *sizes[0])
         self.canvas = nn.Parameter(0.5 * torch.randn(start)) if canvas == "learned" else None
         self.paint = (
@@ -64,15 +93,13 @@ class FlowDecoder(nn.Module):
         )
         trunk = 2 * width
         self.trunk = nn.Sequential(nn.Linear(dim, trunk), nn.SiLU())
-        self.flows = nn.ModuleList()
-        for maps in channels:
-            field = ConvField(maps, (maps,) * max(1, blocks), control="gains", activation="silu")
-            head = ControlHead(trunk, field, spread=1.0)
-            self.flows.append(ControlledODE(field, OpenController(head), solver=Solver("midpoint", steps)))
-        self.enlarge = nn.ModuleList(
-            _Enlarge(low, high, size) for (low, high), size in zip(pairwise(channels), sizes[1:], strict=True)
+        ups = _ups(channels, sizes, shape[0])
+        self.levels = nn.ModuleList(
+            _Level(trunk, maps, max(1, blocks), steps, up) for maps, up in zip(channels, ups, strict=True)
         )
-        self.read = nn.Sequential(nn.SiLU(), nn.Conv2d(channels[-1], shape[0], 3, padding=1))
+
+    def _each(self) -> list[_Level]:
+        return [cast(_Level, level) for level in self.levels]
 
     def _start(self, latents: Tensor) -> Tensor:
         if self.canvas is not None:
@@ -81,25 +108,23 @@ class FlowDecoder(nn.Module):
         maps: Tensor = self.paint(latents)
         return maps
 
-    def _grow(self, maps: Tensor, after: int) -> Tensor:
-        """Enlarge and read out maps of resolution `after` without further flow."""
-        for enlarge in self.enlarge[after:]:
-            maps = enlarge(maps)
-        out: Tensor = self.read(maps)
-        return out
+    def _grow(self, maps: Tensor, level: int) -> Tensor:
+        """Enlarge maps of a level up to the image without further flow."""
+        for above in self._each()[level:]:
+            maps = above.up(maps)
+        return maps
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return a map of shape (n, C, H, W) for latents (n, dim)."""
         control, maps = self.trunk(latents), self._start(latents)
-        for level, flow in enumerate(self.flows):
-            maps = flow(maps.float(), control).state
-            if level < len(self.enlarge):
-                maps = self.enlarge[level](maps)
-        out: Tensor = self.read(maps)
-        return out
+        for level in self._each():
+            for flow in level.each():
+                maps = flow(maps.float(), control).state
+            maps = level.up(maps)
+        return maps
 
     def film(self, latents: Tensor, times: Sequence[float] | Tensor) -> Tensor:
-        """Return what the read-out sees of the canvas if the flow stops at each of `times`.
+        """Return what the image is if the flow stops at each of `times`.
 
         Args:
             latents: (n, dim).
@@ -115,10 +140,14 @@ class FlowDecoder(nn.Module):
         if bool((wanted.diff() < 0).any()) or float(wanted.min()) < 0 or float(wanted.max()) > 1:
             raise ValueError(f"times must rise within [0, 1], got {wanted.tolist()}")
         control, maps = self.trunk(latents), self._start(latents)
-        pictures, count = [], len(self.flows)
-        for level, flow in enumerate(self.flows):
-            own = wanted * count - level
-            here = own[(own >= 0) & ((own < 1) | (level == count - 1) & (own <= 1))]
+        levels = self._each()
+        flows = [(number, flow) for number, level in enumerate(levels) for flow in level.each()]
+        pictures, before = [], 0
+        for place, (level, flow) in enumerate(flows):
+            if level > before:
+                maps, before = levels[before].up(maps), level
+            own, last = wanted * len(flows) - place, place == len(flows) - 1
+            here = own[(own >= 0) & ((own < 1) | last & (own <= 1))]
             end = flow(maps.float(), control).state
             for time in here:
                 # Frames between are solved apart, so that they do not refine what the last picture comes from.
@@ -126,6 +155,4 @@ class FlowDecoder(nn.Module):
                 at = end if time == 1 else maps if time == 0 else flow(maps.float(), control, times=between).state
                 pictures.append(self._grow(at, level))
             maps = end
-            if level < len(self.enlarge):
-                maps = self.enlarge[level](maps)
         return torch.stack(pictures)

@@ -12,6 +12,7 @@ from .convolutional import ConvField
 from .field import ConstantField, Field, VectorField
 from .layered import LayeredField, LinearField, MLPField
 from .ncode import NCODE
+from .normalised import NormalisedField
 from .solver import LogDet, Solver, SolverOptions
 from .system import ControlledODE, DensityError, FlowSolution
 from .unet import UNetField
@@ -32,6 +33,7 @@ __all__ = [
     "LinearField",
     "LogDet",
     "MLPField",
+    "NormalisedField",
     "OpenController",
     "Solver",
     "SolverOptions",

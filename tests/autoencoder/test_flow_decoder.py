@@ -4,11 +4,11 @@ import torch
 from ncode_gen.autoencoder.flow_decoder import FlowDecoder
 
 
-def stirred(shape=(1, 28, 28), canvas="latent"):
+def stirred(shape=(1, 28, 28), canvas="latent", blocks=1):
     torch.manual_seed(0)
-    decoder = FlowDecoder(4, shape, width=4, blocks=1, canvas=canvas)
+    decoder = FlowDecoder(4, shape, width=4, blocks=blocks, canvas=canvas)
     with torch.no_grad():
-        for flow in decoder.flows:
+        for flow in decoder.levels:
             for parameter in flow.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return decoder.requires_grad_(False)
@@ -21,9 +21,12 @@ def test_it_fits_images_of_any_size(shape, canvas):
 
 
 def test_flows_start_as_the_identity():
-    decoder = FlowDecoder(4, (1, 28, 28), width=4, blocks=1)
-    maps = torch.randn(2, 8, 7, 7)
-    torch.testing.assert_close(decoder.flows[0](maps, torch.randn(2, 8)).state, maps)
+    decoder = FlowDecoder(4, (1, 28, 28), width=4, blocks=2)
+    flows = [flow for level in decoder.levels for flow in level.flows]
+    assert len(flows) == 4
+    for flow, (channels, side) in zip(flows, [(8, 7), (8, 7), (4, 14), (4, 14)], strict=True):
+        maps = torch.randn(2, channels, side, side)
+        torch.testing.assert_close(flow(maps, torch.randn(2, 8)).state, maps)
 
 
 def test_the_latent_decides_the_flow_of_a_learned_canvas():
@@ -31,11 +34,12 @@ def test_the_latent_decides_the_flow_of_a_learned_canvas():
     assert (pictures[0] - pictures[1]).abs().max() > 1e-3
 
 
-def test_the_film_ends_with_the_picture_and_starts_without_flow():
-    decoder = stirred()
+@pytest.mark.parametrize("shape, blocks", [((1, 28, 28), 1), ((1, 28, 28), 2), ((3, 6, 5), 1)])
+def test_the_film_ends_with_the_picture_and_starts_without_flow(shape, blocks):
+    decoder = stirred(shape, blocks=blocks)
     latents = torch.randn(3, 4)
     film = decoder.film(latents, [0.0, 0.3, 0.5, 0.9, 1.0])
-    assert film.shape == (5, 3, 1, 28, 28)
+    assert film.shape == (5, 3, *shape)
     torch.testing.assert_close(film[-1], decoder(latents))
     torch.testing.assert_close(film[0], decoder._grow(decoder._start(latents), 0))
     assert (film[1:] - film[:-1]).abs().flatten(1).max(1).values.min() > 1e-4
