@@ -111,11 +111,6 @@ class ConvField(LayeredField):
             return super().bound(control, layers, gains)
         return (_ShallowShared if len(self.layers) <= 2 else _Shared)(self, control, layers, gains)
 
-    def summary(self, x: Tensor) -> Tensor:
-        """Return the mean and the mean square of every channel of maps (n, C, H, W), shape (n, 2 C)."""
-        pixels = x.flatten(2)
-        return torch.cat([pixels.mean(-1), pixels.square().mean(-1)], -1)
-
     def points(self, x: Tensor) -> Tensor:
         """Return maps (n, K, C, H, W) as pixels (n, K H W, C)."""
         return x.permute(0, 1, 3, 4, 2).flatten(1, 3)

@@ -75,8 +75,14 @@ class Field(nn.Module, ABC):
         """Draw a control, shape (P,), from which training starts well: random features, zero velocity."""
 
     def summary(self, x: Tensor) -> Tensor:
-        """Return what a controller is shown of states (n, *event), shape (n, summary_size): a vector itself."""
-        return x
+        """Return what a controller is shown of states (n, *event), shape (n, summary_size).
+
+        A vector is shown as it is, of a feature map the mean and the mean square of every channel.
+        """
+        if self.axes == 1:
+            return x
+        pixels = x.flatten(2)
+        return torch.cat([pixels.mean(-1), pixels.square().mean(-1)], -1)
 
     def forward(self, t: Tensor | float, x: Tensor, control: Tensor) -> Tensor:
         """Return f(t, x, control).

@@ -64,11 +64,6 @@ class NormalisedField(Field):
         gains = (1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
         return torch.cat([torch.full((size,), gain) for gain, size in zip(gains, self.sizes, strict=True)])
 
-    def summary(self, x: Tensor) -> Tensor:
-        """Return the mean and the mean square of every channel of maps (n, C, H, W), shape (n, 2 C)."""
-        pixels = x.flatten(2)
-        return torch.cat([pixels.mean(-1), pixels.square().mean(-1)], -1)
-
 
 class _Normalised(VectorField):
     def __init__(self, field: NormalisedField, control: Tensor) -> None:

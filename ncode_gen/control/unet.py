@@ -144,11 +144,6 @@ class UNetField(Field):
         """Return zeros: no gain or bias differs from its start, and the guide is empty."""
         return torch.zeros(self.control_size)
 
-    def summary(self, x: Tensor) -> Tensor:
-        """Return the mean and the mean square of every channel of images (n, C, H, W), shape (n, 2 C)."""
-        pixels = x.flatten(2)
-        return torch.cat([pixels.mean(-1), pixels.square().mean(-1)], -1)
-
     def known(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is known of the velocity at times t (...): its slope in the state, and two standard deviations.
 
