@@ -104,6 +104,21 @@ def test_devices_are_shown_with_what_was_measured_on_them(monkeypatch):
     assert text.count("| cpu | 3.00 |") == 1 and text.count("| cpu | 2.0 |") == 1
 
 
+def test_times_of_sampling_are_shown_without_imports_and_as_ratios(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    from sampling import table
+
+    whole = {"command": 12.0, "command, memory given back": 18.0, "imports": 2.0, "model": 0.1, "latents": 0.2}
+    plain = whole | {"pictures": 1.0, "images": 3.0, "images, operations shared": 4.0}
+    refined = plain | {"images, centred": 2.0, "images, not centred": 4.0}
+    text = table({"plain": plain, "refined": refined}, 100, 3)
+    assert text.count(" | 12.0 | 2.0 | **10.0** | 16.0 | 0.62 | 0.1 | 0.2 | 1.0 | 3.0 |") == 2
+    assert (
+        "| plain | 3.0 | 4.0 | 0.75 | - | - | - |" in text
+        and "| refined | 3.0 | 4.0 | 0.75 | 2.0 | 4.0 | 0.50 |" in text
+    )
+
+
 def test_a_device_is_measured_part_by_part(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     import devices
