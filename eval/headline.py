@@ -124,6 +124,24 @@ def _autoencoders(results: Path) -> Iterable[tuple[str, str, str]]:
         )
 
 
+def _decoders(results: Path) -> Iterable[tuple[str, str, str]]:
+    """Yield what the two decoders of as many parameters lose, both trained with equal encoders and epochs."""
+    for data, title, digits in (("mnist", "MNIST", 2), ("fashion-mnist", "Fashion-MNIST", 1)):
+        cells = collected(results / "generation" / data)
+        shown = {key[0]: group for key, group in cells.items() if key[0].endswith("-decoder") and key[3] == "flow"}
+        if len(shown) < 2:
+            continue
+        lost = {name: entry(group, "distortion_nats", digits) for name, group in shown.items()}
+        distances = {name: entry(group, "fid", 1) for name, group in shown.items()}
+        group = shown["ncode-decoder"]
+        yield (
+            f"{title}: distortion in nats of decoders of as many parameters, {group[0]['epochs']} epochs, "
+            f"{len(group)} seeds; FID with a flow prior",
+            f"**{lost['ncode-decoder']}**; {distances['ncode-decoder']}",
+            f"transposed convolutions {lost['conv-decoder']}; {distances['conv-decoder']}",
+        )
+
+
 def _likelihood(results: Path) -> Iterable[tuple[str, str, str]]:
     rows = {row["model"]: row for row in json.loads((results / "mnist.json").read_text())["rows"]}
     for own, peer in (("ncode-open", "vae"), ("ncode-open-mixture", "vae-mixture")):
@@ -229,7 +247,7 @@ def _devices(results: Path) -> Iterable[tuple[str, str, str]]:
 def headlines(results: Path) -> str:
     """Return a row for each claim, from the studies' results."""
     lines = ["| | N-CODE | beside it |", "|---|---|---|"]
-    generative = (_generation, _draws, _autoencoders, _flagship, _likelihood, _posteriors)
+    generative = (_generation, _draws, _autoencoders, _decoders, _flagship, _likelihood, _posteriors)
     for make in (*generative, _expressivity, _supervised, _density, _speed, _devices):
         lines += [f"| {what} | {own} | {other} |" for what, own, other in make(results)]
     return "\n".join(lines)
