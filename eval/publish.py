@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from generation_table import short_table
+from generation_table import collected, entry, short_table
 from headline import headlines, shipped
 from summary import summaries
 
@@ -63,12 +63,40 @@ def measured(row: dict[str, Any], seed: int) -> str:
     return f"# Measured: {', '.join(parts)}; {row['training_seconds']:.0f} s of training on {where}, seed {seed}."
 
 
+def _place(lines: list[str]) -> int:
+    """Return the number of a header's line that says what was measured."""
+    return next(i for i, line in enumerate(lines) if line.startswith(("# Not measured", "# Measured")))
+
+
+def _replace(path: Path, told: str) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[_place(lines)] = told
+    write_text(path, "\n".join(lines) + "\n")
+
+
 def write_header(path: Path, row: dict[str, Any]) -> None:
     """Put what was measured into the header of a recipe."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith(("# Not measured", "# Measured")))
-    lines[at] = measured(row, Recipe.load(path).seed)
-    write_text(path, "\n".join(lines) + "\n")
+    _replace(path, measured(row, Recipe.load(path).seed))
+
+
+def write_studied_headers(folder: Path) -> None:
+    """Put the scores of a generation study into the headers of recipes of which nothing else was measured.
+
+    Args:
+        folder: the study's cells of one image set. Those of another length or latent size than the recipe's are none
+            of its own.
+    """
+    cells = collected(folder)
+    for path in sorted((ROOT / "models" / folder.name).glob("*.toml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        recipe = Recipe.load(path)
+        prior = "flow" if recipe.prior.kind == "flow" and not recipe.prior.joint else "own"
+        group = cells.get((path.stem, recipe.latent.dim, recipe.epochs, prior))
+        if group and not lines[_place(lines)].startswith("# Measured: "):
+            seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
+            protocol = f"FID[{group[0]['features']}, n={group[0]['samples']}, test]"
+            told = f"{protocol} {entry(group, 'fid', 1)}, {seeds}, in eval/results/generation-{folder.name}.md."
+            _replace(path, f"# Measured in a study: {told}")
 
 
 def main() -> None:
@@ -92,6 +120,8 @@ def main() -> None:
     )
     folders = sorted(path for path in (results / "generation").glob("*") if any(path.glob("*.json")))
     parts += [short_table(folder.name, folder) for folder in folders]
+    for folder in folders:
+        write_studied_headers(folder)
     parts += summaries(results)
     write_text(results / "README.md", "# Results of the studies\n\n" + "\n\n".join(parts) + "\n")
     path = ROOT / "README.md"
