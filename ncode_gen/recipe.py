@@ -86,7 +86,7 @@ class DecoderRecipe:
     each size (ncode)."""
     canvas: Literal["latent", "learned"] = "latent"
     """Where the map of the ncode decoder starts: a linear map of the latent, or one learned canvas for all."""
-    steps: int = 1
+    steps: int = 2
     """Steps of the midpoint method in each flow of the ncode decoder."""
     likelihood: Literal["bernoulli", "gaussian", "logistic"] = "gaussian"
     """Distribution of a pixel: Bernoulli (dynamically binarised), Gaussian with learned scale, discretised logistic."""

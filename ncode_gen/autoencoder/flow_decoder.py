@@ -78,7 +78,7 @@ class FlowDecoder(nn.Module):
     """
 
     def __init__(
-        self, dim: int, shape: tuple[int, int, int], width: int, blocks: int, canvas: str = "latent", steps: int = 1
+        self, dim: int, shape: tuple[int, int, int], width: int, blocks: int, canvas: str = "latent", steps: int = 2
     ) -> None:
         super().__init__()
         if canvas not in ("latent", "learned"):
