@@ -18,9 +18,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep up to 1 GiB of freed memory for this process; elsewhere, change nothing.
 
     Feature maps of some MB come and go with every operation on a CPU. By default glibc gives such memory back to the
-    system and asks for it again, and the system clears each page anew, which can take a quarter of the time. A process
-    that keeps it has no larger peak, but stays nearer to its peak. This is a decision about a whole process, so that
-    commands take it and a library must not.
+    system and asks for it again, and the system clears each page anew. A process that keeps it has no larger peak, but
+    stays nearer to its peak. This is a decision about a whole process, so that commands take it and a library must not.
 
     The environment variable NCODE_GEN_KEEP_MEMORY=0 switches it off; so do glibc's own, MALLOC_TRIM_THRESHOLD_,
     MALLOC_MMAP_THRESHOLD_ and GLIBC_TUNABLES, which say what a user wants instead.
