@@ -132,6 +132,18 @@ def test_a_device_is_measured_part_by_part(monkeypatch):
     assert all(spent["plain"] > 0 for spent in found["steps"].values()) and found["sampling"]["digits-ncode-open"] >= 0
 
 
+def test_recipes_say_what_the_studies_measured_of_them(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    import publish
+
+    told = {}
+    monkeypatch.setattr(publish, "_replace", told.setdefault)
+    for data in ("mnist", "fashion-mnist"):
+        publish.write_studied_headers(ROOT / "eval" / "results" / "generation" / data)
+    assert ROOT / "models" / "mnist" / "conv-decoder.toml" in told
+    assert all(line in path.read_text().splitlines() for path, line in told.items())
+
+
 def test_without_cells_the_table_says_so(generation_table, tmp_path):
     assert "No cell is finished" in generation_table.table("mnist", tmp_path)
 
