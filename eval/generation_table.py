@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from generation_cells import Cell, Cells, Key, collected, entry
+from generation_pairs import pairs_table
 from intervals import interval
 from PIL import Image
 from torch import Tensor
@@ -42,33 +42,7 @@ def contact_sheet(images: Tensor, path: Path, columns: int = 10) -> None:
     (sheet.convert("L") if images.shape[1] == 1 else sheet).save(path)
 
 
-Key = tuple[str, int, int, str]  # model, latent dimensions, epochs, prior
-Cells = dict[Key, list[dict[str, Any]]]
-
-
-def collected(folder: Path) -> Cells:
-    """Return the finished cells by what they are of, seeds together."""
-    found: Cells = {}
-    for path in sorted(folder.glob("*.json")):
-        cell = json.loads(path.read_text())
-        key = (cell["model"], cell.get("dim", 0), cell.get("epochs", 0), cell["prior"])
-        found.setdefault(key, []).append(cell)
-    return found
-
-
-def entry(cells: list[dict[str, Any]], key: str, digits: int) -> str:
-    """Return a score: with the interval of its samples for one seed, with that of the mean for several."""
-    scores = [cell["scores"][key] for cell in cells if key in cell["scores"]]
-    if not scores:
-        return "-"
-    if len(scores) == 1:
-        value, half = scores[0]["value"], (scores[0]["high"] - scores[0]["low"]) / 2
-    else:
-        value, half = interval(scores, "value")
-    return f"{value:.{digits}f} ± {half:.{digits}f}"
-
-
-def _row(names: Key, group: list[dict[str, Any]]) -> str:
+def _row(names: Key, group: list[Cell]) -> str:
     """Return the first columns of a row: model, latent dimensions and prior."""
     model, dim, _, prior = names
     mark = "" if all("commit" in cell for cell in group) else " †"
@@ -76,7 +50,7 @@ def _row(names: Key, group: list[dict[str, Any]]) -> str:
     return f"| {model}{mark} | {dim or '-'} | {prior}{size} |"
 
 
-def _time(cell: dict[str, Any]) -> str:
+def _time(cell: Cell) -> str:
     """Return the seconds of training, and the device if it was no CPU."""
     if "training_seconds" not in cell:
         return "-"
@@ -84,7 +58,7 @@ def _time(cell: dict[str, Any]) -> str:
     return f"{cell['training_seconds']:.0f}" + (f" ({device})" if device != "cpu" else "")
 
 
-def _learnt(cell: dict[str, Any]) -> str:
+def _learnt(cell: Cell) -> str:
     """Return how many images the models learned from, where a cell says it."""
     return f", {cell['training_images']} training images" if "training_images" in cell else ""
 
@@ -109,7 +83,7 @@ def short_table(data: str, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _best_first(cells: Cells) -> list[tuple[Key, list[dict[str, Any]]]]:
+def _best_first(cells: Cells) -> list[tuple[Key, list[Cell]]]:
     """Return the cells in the order of their mean FID."""
     return sorted(cells.items(), key=lambda item: sum(c["scores"]["fid"]["value"] for c in item[1]) / len(item[1]))
 
@@ -172,6 +146,7 @@ def table(data: str, folder: Path) -> str:
         lines.append(f"{_row(names, group)} {len(group)} | {' | '.join(entries)} |")
     for key, what in NFE.items():
         lines += _by_evaluations(cells, key, what)
+    lines += pairs_table(cells)
     lines += _matching(cells)
     particles = sorted({cell["particles"] for group in cells.values() for cell in group if "particles" in cell})
     if particles:

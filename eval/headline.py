@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from generation_table import collected, entry
+from generation_cells import collected, entry
+from generation_pairs import differences
 from intervals import interval
 
 __all__ = ["devices_of", "headlines", "shipped"]
@@ -133,12 +134,15 @@ def _decoders(results: Path) -> Iterable[tuple[str, str, str]]:
             continue
         lost = {name: entry(group, "distortion_nats", digits) for name, group in shown.items()}
         distances = {name: entry(group, "fid", 1) for name, group in shown.items()}
-        group = shown["ncode-decoder"]
+        own, other = shown["ncode-decoder"], shown["conv-decoder"]
+        found = [{"distortion": value} for value in differences(own, other, "distortion_nats")]
+        centre, half = interval(found, "distortion")
         yield (
-            f"{title}: distortion in nats of decoders of as many parameters, {group[0]['epochs']} epochs, "
-            f"{len(group)} seeds; FID with a flow prior",
+            f"{title}: distortion in nats of decoders of as many parameters, {own[0]['epochs']} epochs, "
+            f"{len(found)} seeds; FID with a flow prior",
             f"**{lost['ncode-decoder']}**; {distances['ncode-decoder']}",
-            f"transposed convolutions {lost['conv-decoder']}; {distances['conv-decoder']}",
+            f"transposed convolutions {lost['conv-decoder']}; {distances['conv-decoder']} "
+            f"(distortion, seed by seed: {centre:+.{digits}f} ± {half:.{digits}f})",
         )
 
 

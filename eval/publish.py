@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from generation_table import collected, entry, short_table
+from generation_cells import collected, entry
+from generation_table import short_table
 from headline import headlines, shipped
 from summary import summaries
 
@@ -99,16 +100,20 @@ def write_studied_headers(folder: Path) -> None:
             _replace(path, f"# Measured in a study: {told}")
 
 
-def main() -> None:
-    """Replace the part of README between the two marks, a line in each measured recipe, and the page of all results."""
-    results = ROOT / "eval" / "results"
-    parts = []
-    for data in TITLES:
-        if (results / f"{data}.json").exists():
-            rows = json.loads((results / f"{data}.json").read_text())["rows"]
-            for row in rows:
-                write_header(ROOT / "models" / data / f"{row['model']}.toml", row)
-            parts.append(table(data, rows))
+def _measured_rows(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the models that were compared, by image set."""
+    found = {data: results / f"{data}.json" for data in TITLES}
+    return {data: json.loads(path.read_text())["rows"] for data, path in found.items() if path.exists()}
+
+
+def _studied(results: Path) -> list[Path]:
+    """Return the folders of generation studies that hold finished cells."""
+    return sorted(path for path in (results / "generation").glob("*") if any(path.glob("*.json")))
+
+
+def page(results: Path) -> str:
+    """Return the page of all studies' results in short form, as Markdown."""
+    parts = [table(data, rows) for data, rows in _measured_rows(results).items()]
     cost = json.loads((results / "epoch_cost.json").read_text())
     names = list(cost["milliseconds_a_step"])
     parts.append(
@@ -118,12 +123,19 @@ def main() -> None:
         f"{cost['ratio_quartiles'][1]:.2f} "
         f"(`python eval/epoch_cost.py {cost['data']} {' '.join(names)}`)."
     )
-    folders = sorted(path for path in (results / "generation").glob("*") if any(path.glob("*.json")))
-    parts += [short_table(folder.name, folder) for folder in folders]
-    for folder in folders:
+    parts += [short_table(folder.name, folder) for folder in _studied(results)]
+    return "# Results of the studies\n\n" + "\n\n".join(parts + summaries(results)) + "\n"
+
+
+def main() -> None:
+    """Replace the part of README between the two marks, a line in each measured recipe, and the page of all results."""
+    results = ROOT / "eval" / "results"
+    for data, rows in _measured_rows(results).items():
+        for row in rows:
+            write_header(ROOT / "models" / data / f"{row['model']}.toml", row)
+    for folder in _studied(results):
         write_studied_headers(folder)
-    parts += summaries(results)
-    write_text(results / "README.md", "# Results of the studies\n\n" + "\n\n".join(parts) + "\n")
+    write_text(results / "README.md", page(results))
     path = ROOT / "README.md"
     before, rest = path.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]

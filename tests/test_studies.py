@@ -66,6 +66,21 @@ def test_the_table_puts_seeds_together_and_the_best_first(generation_table, tmp_
     assert "FID and KID[mnist-classifier, n=100, test]" in text
 
 
+def test_rows_are_compared_seed_by_seed(generation_table, tmp_path):
+    # Seeds differ by much more than the decoders do; only seeds that both have count.
+    for seed, fid in ((0, 1.0), (1, 21.0), (2, 50.0)):
+        cell(tmp_path, f"n-{seed}", "ncode-decoder", "flow", seed, fid)
+    for seed, fid in ((0, 2.0), (1, 24.0)):
+        cell(tmp_path, f"c-{seed}", "conv-decoder", "flow", seed, fid)
+        cell(tmp_path, f"m-{seed}", "conv-decoder", "mixture10", seed, fid - seed)
+        cell(tmp_path, f"d-{seed}", "conv-decoder", "flow", seed, 0.0, dim=9)
+    text = generation_table.table("mnist", tmp_path)
+    # Differences of -1 and -3: their mean, and 12.706 standard errors of 1.
+    assert "| FID | ncode-decoder | conv-decoder | -2.00 ± 12.71 | 2 of 2 |" in text
+    assert "| FID | conv-decoder, flow | conv-decoder, mixture10 | +0.50 ± 6.35 | 0 of 2 |" in text
+    assert text.count("\n| FID | ") == 2 and "\n| distortion | " not in text
+
+
 def test_the_table_marks_rows_of_unknown_commits(generation_table, tmp_path):
     cell(tmp_path, "a-0", "a", "flow", 0, 5.0)
     old = json.loads((tmp_path / "a-0.json").read_text()) | {"seed": 1}
@@ -161,3 +176,16 @@ def test_readme_shows_what_the_results_say(monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert headlines(ROOT / "eval" / "results") in text, "run python eval/publish.py"
     assert shipped(ROOT / "checkpoints") in text, "run python eval/publish.py"
+
+
+def test_the_pages_of_results_are_those_of_the_cells(generation_table, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    from publish import page
+
+    results = ROOT / "eval" / "results"
+    for folder in (results / "generation").iterdir():
+        told = (results / f"generation-{folder.name}.md").read_text(encoding="utf-8")
+        assert told == generation_table.table(folder.name, folder), (
+            f"run python eval/generation.py {folder.name} --table"
+        )
+    assert (results / "README.md").read_text(encoding="utf-8") == page(results), "run python eval/publish.py"
