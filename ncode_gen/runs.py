@@ -36,11 +36,20 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    """Print a table of the runs, and what is wrong with them."""
+    """Print a table of the runs, and what is wrong with them.
+
+    Raises:
+        UserError: a name means no run; told after the table of the others.
+    """
     options = parse(Options, "runs", argv, "List runs with their state, best scores and pictures, or compare them.")
-    records, notices = [], []
+    records, notices, missing = [], [], []
     for name in options.runs:
-        for folder in find_runs(name):
+        try:
+            folders = list(find_runs(name))
+        except UserError as error:
+            missing.append(str(error))
+            continue
+        for folder in folders:
             try:
                 records.append(read_run(folder))
             except UserError as error:
@@ -51,9 +60,12 @@ def main(argv: list[str]) -> None:
         console = Console(highlight=False, width=UNBROKEN)
     if options.compare:
         notices += _incomparable(records)
-    console.print(_side_by_side(records) if options.compare else _listed(records))
+    if records:
+        console.print(_side_by_side(records) if options.compare else _listed(records))
     for notice in notices:
         console.print(notice, soft_wrap=True, markup=False)
+    if missing:
+        raise UserError("; ".join(missing))
     if not records:
         raise UserError(f"there are no runs in {', '.join(options.runs)}; train one with python -m ncode_gen.train")
 

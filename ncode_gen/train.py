@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -97,13 +98,23 @@ def main(argv: list[str]) -> None:
 
 
 def _located(source: Path) -> Path:
-    """Return the model file, looked for beside the package too, so that models/... works from anywhere."""
+    """Return the model file, looked for beside the package too, so that models/... works from anywhere.
+
+    Raises:
+        UserError: models/... names no file there.
+    """
     from .run import shipped
 
     if source.exists() or source.parts[:1] != ("models",):
         return source
-    inside = [place / source.relative_to("models") for place in shipped("models")]
-    return next((path for path in inside if path.exists()), source)
+    places = shipped("models")
+    found = next((path for place in places if (path := place / source.relative_to("models")).exists()), None)
+    if found is None:
+        known = {f"models/{path.relative_to(place).as_posix()}" for place in places for path in place.rglob("*.toml")}
+        near = difflib.get_close_matches(source.as_posix(), sorted(known), n=1)
+        hint = f"did you mean {near[0]}?" if near else "see the folder models/ for those that exist"
+        raise UserError(f"no model file at {source}; {hint}")
+    return found
 
 
 __all__ = ["Options", "main"]

@@ -77,6 +77,7 @@ CASES = {
     "unknown key": ("train", lambda t, r: [text(t / "m.toml", "[flow]\nlop = 1")], "did you mean flow.loop"),
     "wrong type in a file": ("train", lambda t, r: [text(t / "m.toml", "seed = 1.5")], "seed must be of type int"),
     "no TOML": ("train", lambda t, r: [text(t / "m.toml", "= 1")], "no valid TOML"),
+    "misspelt model file": ("train", lambda t, r: ["models/mnist/ncode-opn.toml"], "mean models/mnist/ncode-open.toml"),
     "missing model file": ("train", lambda t, r: [t / "none.toml"], "no model file"),
     "a folder as model file": ("train", lambda t, r: [t], "cannot read"),
     "zero batch": ("train", lambda t, r: ["--training.batch", 0], "training.batch must be at least 1"),

@@ -118,3 +118,11 @@ def test_a_folder_without_runs_is_named(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         run_command(main)
     assert stopped.value.code == 2 and f"there are no runs in {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_name_without_a_run_is_told_after_the_others(copied, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["runs", "nowhere", str(copied.parent)])
+    with pytest.raises(SystemExit) as stopped:
+        run_command(main)
+    told = capsys.readouterr()
+    assert stopped.value.code == 2 and "there is no run folder nowhere" in told.err and copied.name in told.out
