@@ -1,7 +1,8 @@
 """Copy a finished and scored run into checkpoints/, with a card: `python eval/ship.py runs/mnist-ncode-open`.
 
 The line of the recipe's header that says what was measured is written too. `--half` rounds the weights to float16, for
-a file of half the size, and scores and draws the rounded model anew.
+a file of half the size, and scores and draws the rounded model anew. `--again` scores what is shipped already as it was
+scored before, by the program as it is now: `python eval/ship.py checkpoints/mnist-ncode-open --again`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from headline import devices_of
 from publish import write_header
+from safetensors import safe_open
 
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_text
 from ncode_gen.recipe import Recipe
+from ncode_gen.records import read_record, write_record
 from ncode_gen.run import load_recipe, load_run, save_weights
 from ncode_gen.score_labels import UNITS
 
@@ -29,9 +33,16 @@ LARGEST = 8 * 2**20
 FILES = ("recipe.toml", "weights.safetensors", "evaluation.json", "environment.json", "metrics.jsonl")
 
 
-def card(run: Path, recipe: Recipe, *, half: bool) -> str:
-    """Return the card of a run, its weights rounded or not, as Markdown."""
-    result = json.loads((run / "evaluation.json").read_text())
+def is_half(run: Path) -> bool:
+    """Return whether weights of a run are rounded to float16."""
+    with safe_open(run / "weights.safetensors", framework="pt") as file:
+        names = sorted(file.keys())
+        return any(file.get_slice(name).get_dtype() == "F16" for name in names)
+
+
+def card(run: Path, recipe: Recipe) -> str:
+    """Return the card of a run as Markdown."""
+    result = read_record(run / "evaluation.json")
     environment = json.loads((run / "environment.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     protocol, solver = result["protocol"], result["protocol"].get("solver", {})
@@ -50,6 +61,7 @@ def card(run: Path, recipe: Recipe, *, half: bool) -> str:
         f"| time | {seconds:.0f} s for {len(rows)} epochs, {where} |",
         f"| versions | ncode_gen {environment['ncode_gen']}, torch {environment['packages']['torch']} |",
         f"| date | {datetime.date.today().isoformat()} |",
+        f"| scored with | `python -m ncode_gen.{protocol['environment']['command'].replace('.py', '', 1)}` |",
     ]
     if solver:
         lines.append(
@@ -57,7 +69,7 @@ def card(run: Path, recipe: Recipe, *, half: bool) -> str:
             f"{solver['moved_nats']:.3f} nats at the last doubling; {solver['coarse']} would flatter "
             f"the NLL by {solver['nll_gap_nats']:.3f} |"
         )
-    if half:
+    if is_half(run):
         lines.append("| weights | rounded to float16; scored so |")
     features = f"{protocol['features']['name']}, n={protocol['n']}, test"
     lines += ["", f"Features: {features}. Intervals: {protocol['interval']}.", "", "| score | value | 95 % interval |"]
@@ -78,47 +90,82 @@ def public_recipe(recipe: Recipe) -> Path:
     return path
 
 
-def round_run(run: Path, target: Path, recipe: Recipe) -> None:
-    """Write a run's weights in float16, then score and draw what these give, on as many images as the run was."""
-    epochs = len((run / "metrics.jsonl").read_text().splitlines())
-    save_weights(target, load_run(run), recipe, epochs, half=True)
-    protocol = json.loads((run / "evaluation.json").read_text())["protocol"]
-    common = ["--data.root", recipe.data.root, "--seed", str(protocol["seed"])]
-    counts = ["--n", str(protocol["n"]), "--particles", str(protocol["particles"])]
-    subprocess.run([sys.executable, "-m", "ncode_gen.evaluate", str(target), *counts, *common], check=True)
-    subprocess.run([sys.executable, "-m", "ncode_gen.gallery", str(target), *common], check=True)
+def record_evaluation(source: Path, target: Path) -> None:
+    """Copy an evaluation with its checksum, and as its command the one that scores the shipped folder the same way.
+
+    Args:
+        source: evaluation.json of the run, or another file of `python -m ncode_gen.evaluate`.
+        target: folder in checkpoints/.
+    """
+    result = read_record(source)
+    protocol = result["protocol"]
+    options = f"--n {protocol['n']} --particles {protocol['particles']} --seed {protocol['seed']}"
+    protocol["environment"]["command"] = f"evaluate.py checkpoints/{target.name} {options}"
+    write_record(target / "evaluation.json", result)
+
+
+def score(target: Path, recipe: Recipe, root: str) -> None:
+    """Score a folder in checkpoints/ as its evaluation says that it, or the run that it came from, was scored."""
+    protocol = read_record(target / "evaluation.json")["protocol"]
+    counts = ["--n", str(protocol["n"]), "--particles", str(protocol["particles"]), "--seed", str(protocol["seed"])]
+    with tempfile.TemporaryDirectory() as place:
+        found = Path(place) / "evaluation.json"
+        places = ["--out", str(found), "--data.root", root or recipe.data.root]
+        subprocess.run([sys.executable, "-m", "ncode_gen.evaluate", str(target), *counts, *places], check=True)
+        record_evaluation(found, target)
+
+
+def copy_run(run: Path, target: Path, recipe: Recipe, *, half: bool) -> None:
+    """Copy a run into checkpoints/; its weights rounded to float16, then scored and drawn anew, if so wanted."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copyfile(run / name, target / name)
+    record_evaluation(run / "evaluation.json", target)
+    shutil.copytree(run / "gallery", target / "gallery", dirs_exist_ok=True)
+    if half:
+        epochs = len((run / "metrics.jsonl").read_text().splitlines())
+        save_weights(target, load_run(run), recipe, epochs, half=True)
+        score(target, recipe, "")
+        gallery = [sys.executable, "-m", "ncode_gen.gallery", str(target), "--data.root", recipe.data.root]
+        subprocess.run(gallery, check=True)
+    (target / "gallery" / "report.html").unlink(missing_ok=True)  # large, and made by one command
+
+
+def tell(target: Path, recipe: Recipe, source: Path) -> str:
+    """Write and return the card of a folder in checkpoints/, and write the header of its recipe in models/."""
+    text = card(target, recipe)
+    write_text(target / "README.md", text)
+    rows = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
+    environment = json.loads((target / "environment.json").read_text())
+    trained = {"devices": devices_of(environment), "threads": environment["threads"]}
+    found = read_record(target / "evaluation.json")
+    write_header(source, found | {"training_seconds": sum(row["seconds"] for row in rows)} | trained)
+    return text
 
 
 def main() -> None:
-    """Copy the run and write its card."""
+    """Copy the run, or score it again, and write its card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--half", action="store_true", help="round the weights to float16")
+    parser.add_argument("--again", action="store_true", help="score a folder in checkpoints/ again")
+    parser.add_argument("--root", default="", help="folder of the image sets, if not the recipe's; with --again")
     options = parser.parse_args()
     run: Path = options.run
     for name in FILES:
         if not (run / name).is_file():
             raise UserError(f"{run} holds no {name}; train and evaluate it first")
-    if not options.half and (run / "weights.safetensors").stat().st_size > LARGEST:
-        raise UserError(f"the weights of {run} are larger than {LARGEST} bytes; ship them with --half")
     recipe = load_recipe(run)
-    source = public_recipe(recipe)
-    target = ROOT / "checkpoints" / recipe.name
-    target.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        shutil.copyfile(run / name, target / name)
-    shutil.copytree(run / "gallery", target / "gallery", dirs_exist_ok=True)
-    if options.half:
-        round_run(run, target, recipe)
-    (target / "gallery" / "report.html").unlink(missing_ok=True)  # large, and made by one command
-    text = card(target, recipe, half=options.half)
-    write_text(target / "README.md", text)
-    result = json.loads((target / "evaluation.json").read_text())
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    environment = json.loads((run / "environment.json").read_text())
-    trained = {"devices": devices_of(environment), "threads": environment["threads"]}
-    write_header(source, result | {"training_seconds": sum(row["seconds"] for row in rows)} | trained)
-    print(text)
+    source, target = public_recipe(recipe), ROOT / "checkpoints" / recipe.name
+    if options.again:
+        if run.resolve() != target:
+            raise UserError(f"{run} is not shipped; leave --again out, or name {target.relative_to(ROOT)}")
+        score(target, recipe, options.root)
+    else:
+        if not options.half and (run / "weights.safetensors").stat().st_size > LARGEST:
+            raise UserError(f"the weights of {run} are larger than {LARGEST} bytes; ship them with --half")
+        copy_run(run, target, recipe, half=options.half)
+    print(tell(target, recipe, source))
 
 
 if __name__ == "__main__":

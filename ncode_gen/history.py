@@ -11,7 +11,7 @@ from .errors import UserError
 from .files import check_links
 from .recipe import Recipe
 from .records import JsonLines, read_record
-from .run import ENVIRONMENT, EVALUATION, METRICS, RECIPE, WEIGHTS, find_run, load_recipe
+from .run import ENVIRONMENT, EVALUATION, METRICS, RECIPE, WEIGHTS, find_run, load_recipe, shipped
 from .state import is_locked
 from .weights import open_weights
 
@@ -67,12 +67,13 @@ class RunRecord:
 
 
 def find_runs(name: str) -> Iterator[Path]:
-    """Yield the run folders in a folder, or the one that a name means.
+    """Yield the run folders in a folder, or the one that a name means; "checkpoints" is found from anywhere.
 
     Raises:
         UserError: there is no such folder or run.
     """
-    place = Path(name)
+    places = shipped(name) if name.rstrip("/") == "checkpoints" else [Path(name)]
+    place = next((place for place in places if place.is_dir()), Path(name))
     if not place.is_dir() or (place / WEIGHTS).is_file():
         yield find_run(name)
         return

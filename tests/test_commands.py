@@ -150,3 +150,9 @@ def test_a_run_is_found_by_its_place_in_checkpoints(command, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
     done = command("sample", "checkpoints/digits-ncode-open", "--n", 4, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_shipped_runs_are_listed_from_anywhere(command, tmp_path):
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    done = command("runs", "checkpoints", cwd=tmp_path)
+    assert done.returncode == 0 and "digits-ncode-open" in done.stdout and "damaged" not in done.stdout

@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import pytest
 import torch
 from PIL import Image
 
+from ncode_gen.errors import UserError
+from ncode_gen.history import read_run
 from ncode_gen.recipe import PriorRecipe, RefinerRecipe
+from ncode_gen.records import read_record, write_record
 
 from .conftest import ROOT
 from .test_faults import results_of
@@ -157,6 +161,55 @@ def test_recipes_say_what_the_studies_measured_of_them(monkeypatch):
         publish.write_studied_headers(ROOT / "eval" / "results" / "generation" / data)
     assert ROOT / "models" / "mnist" / "conv-decoder.toml" in told
     assert all(line in path.read_text().splitlines() for path, line in told.items())
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((ROOT / "checkpoints").glob("*/recipe.toml")), ids=lambda path: path.parent.name
+)
+def test_a_shipped_model_is_whole(folder):
+    record = read_run(folder.parent)
+    assert record.notices == () and record.progress == "finished" and record.scores
+    names = {"mnist-classifier", "fashion-classifier", "digits-classifier"}
+    assert record.protocol["features"]["name"] in names and not record.protocol["warnings"]
+
+
+def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    from ship import record_evaluation
+
+    held = ROOT / "checkpoints" / "digits-ncode-open" / "evaluation.json"
+    result = read_record(held)
+    command = result["protocol"]["environment"]["command"] = "evaluate.py /home/somebody/runs/a --data.root /data"
+    write_record(tmp_path / "evaluation.json", result)
+    (tmp_path / "digits-ncode-open").mkdir()
+    record_evaluation(tmp_path / "evaluation.json", tmp_path / "digits-ncode-open")
+    shipped = read_record(tmp_path / "digits-ncode-open" / "evaluation.json")
+    assert shipped["scores"] == result["scores"] and command not in str(shipped)
+    assert "checkpoints/digits-ncode-open --n 10000" in shipped["protocol"]["environment"]["command"]
+
+
+def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    import ship
+
+    folder, recipe = tmp_path / "checkpoints" / "digits-ncode-open", tmp_path / "models" / "digits" / "ncode-open.toml"
+    shutil.copytree(ROOT / "checkpoints" / "digits-ncode-open", folder)
+    recipe.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "models" / "digits" / "ncode-open.toml", recipe)
+    before = read_record(folder / "evaluation.json")
+    before["protocol"] |= {"n": 150, "particles": 3, "seed": 2}
+    write_record(folder / "evaluation.json", before)
+    monkeypatch.setattr(ship, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["ship.py", str(folder), "--again"])
+    ship.main()
+    again = read_record(folder / "evaluation.json")["protocol"]
+    assert (again["n"], again["particles"], again["seed"]) == (150, 3, 2)
+    command = "python -m ncode_gen.evaluate checkpoints/digits-ncode-open --n 150 --particles 3 --seed 2"
+    assert command in (folder / "README.md").read_text()
+    assert "n=150" in next(line for line in recipe.read_text().splitlines() if line.startswith("# Measured"))
+    monkeypatch.setattr("sys.argv", ["ship.py", str(ROOT / "checkpoints" / "digits-ncode-open"), "--again"])
+    with pytest.raises(UserError, match="is not shipped"):
+        ship.main()
 
 
 def test_without_cells_the_table_says_so(generation_table, tmp_path):
