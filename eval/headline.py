@@ -173,12 +173,14 @@ def _flagship(results: Path) -> Iterable[tuple[str, str, str]]:
 
 
 def _posteriors(results: Path) -> Iterable[tuple[str, str, str]]:
-    """Yield the posteriors that were trained with equal networks, epochs and prior."""
-    cells = {key: group for key, group in collected(results / "generation" / "mnist").items() if key[3] == "own"}
+    """Yield the posteriors that were trained with equal networks, epochs and prior, in as many seeds."""
+    found = collected(results / "generation" / "mnist")
+    cells = {key: group for key, group in found.items() if key[3] == "own" and "nll_nats" in group[0]["scores"]}
     if not cells:
         return
-    epochs = max(key[2] for key in cells)
-    shown = {key[0]: f"{entry(group, 'nll_nats', 2)}" for key, group in cells.items() if key[2] == epochs}
+    epochs, seeds = max(key[2] for key in cells), max(len(group) for group in cells.values())
+    alike = {key[0]: group for key, group in cells.items() if key[2] == epochs and len(group) == seeds}
+    shown = {name: entry(group, "nll_nats", 2) for name, group in alike.items()}
     own = ", ".join(f"{name} **{score}**" for name, score in shown.items() if name.startswith("ncode"))
     others = ", ".join(f"{name} {score}" for name, score in shown.items() if not name.startswith("ncode"))
     yield f"MNIST: NLL in nats, small networks, prior N(0, I), {epochs} epochs for all", own, others
