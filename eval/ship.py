@@ -26,7 +26,7 @@ from ncode_gen.files import write_text
 from ncode_gen.recipe import Recipe
 from ncode_gen.records import read_record, write_record
 from ncode_gen.run import load_recipe, load_run, save_weights
-from ncode_gen.score_labels import UNITS
+from ncode_gen.score_labels import UNITS, solver_note
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 8 * 2**20
@@ -63,12 +63,8 @@ def card(run: Path, recipe: Recipe) -> str:
         f"| date | {datetime.date.today().isoformat()} |",
         f"| scored with | `python -m ncode_gen.{protocol['environment']['command'].replace('.py', '', 1)}` |",
     ]
-    if solver:
-        lines.append(
-            f"| likelihoods | K = {protocol['particles']}, {solver['refined']}, which moved by "
-            f"{solver['moved_nats']:.3f} nats at the last doubling; {solver['coarse']} would flatter "
-            f"the NLL by {solver['nll_gap_nats']:.3f} |"
-        )
+    if solver and solver["refined"] != "none":
+        lines.append(f"| likelihoods | K = {protocol['particles']}, {solver_note(solver)} |")
     if is_half(run):
         lines.append("| weights | rounded to float16; scored so |")
     features = f"{protocol['features']['name']}, n={protocol['n']}, test"

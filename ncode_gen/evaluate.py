@@ -16,7 +16,7 @@ import tyro
 from .command import parse, run_command
 from .errors import UserError
 from .recipe import DataRecipe, ImageSet
-from .score_labels import UNITS, score_labels
+from .score_labels import UNITS, score_labels, solver_note
 
 if TYPE_CHECKING:
     import torch
@@ -307,10 +307,7 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
     console = Console(width=110)
     console.print(table)
     if solver and solver["refined"] != "none":
-        console.print(
-            f"likelihoods with {solver['refined']}, which moved by {solver['moved_nats']:.3f} nats at the last "
-            f"doubling; {solver['coarse']} would flatter the NLL by {solver['nll_gap_nats']:.3f}"
-        )
+        console.print(f"likelihoods with {solver_note(solver)}")
     for warning in protocol["warnings"]:
         console.print(f"warning: {warning}")
 

@@ -1,11 +1,11 @@
-"""What scores are called where they are shown, and their units."""
+"""What scores are called where they are shown, their units, and what is said of the solver behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["UNITS", "score_labels"]
+__all__ = ["UNITS", "score_labels", "solver_note"]
 
 UNITS = {
     "elbo_nats": "nats",
@@ -28,3 +28,16 @@ def score_labels(protocol: Mapping[str, Any]) -> dict[str, str]:
     labels |= {key: f"{key} [{features}]" for key in ("precision", "recall", "density", "coverage")}
     labels |= {"elbo_nats": "ELBO", "distortion_nats": "distortion", "bits_per_dim": "NLL per dimension"}
     return labels | {"nll_nats": f"NLL [K={protocol.get('particles')}]"}
+
+
+def solver_note(solver: Mapping[str, Any]) -> str:
+    """Return which solver likelihoods come from, and what a coarse one would have told instead.
+
+    >>> solver_note({"refined": "rk4 x 8", "moved_nats": 0.01, "coarse": "rk4 x 2", "nll_gap_nats": 0.25})
+    'rk4 x 8, which moved by 0.010 nats at the last doubling; rk4 x 2 would flatter the NLL by 0.250'
+    """
+    gap, moved = solver["nll_gap_nats"], f"{solver['moved_nats']:.3f} nats"
+    coarse = f"would {'flatter' if gap > 0 else 'raise'} the NLL by {abs(gap):.3f}"
+    if abs(gap) < 0.0005:
+        coarse = "gives the same NLL"
+    return f"{solver['refined']}, which moved by {moved} at the last doubling; {solver['coarse']} {coarse}"

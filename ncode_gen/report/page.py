@@ -14,7 +14,7 @@ from typing import Any
 from ..files import write_text
 from ..history import RunRecord
 from ..recipe import Recipe, changed_keys
-from ..score_labels import UNITS, score_labels
+from ..score_labels import UNITS, score_labels, solver_note
 from .charts import line_chart
 
 __all__ = ["write_report"]
@@ -139,10 +139,7 @@ def _scores(record: RunRecord) -> str:
     ]
     solver = protocol.get("solver")
     if solver and "nll_gap_nats" in solver and solver["refined"] != "none":
-        told.append(
-            f"Likelihoods with {solver['refined']}, which moved by {solver['moved_nats']:.3f} nats at the last "
-            f"doubling; {solver['coarse']} would flatter the NLL by {solver['nll_gap_nats']:.3f}."
-        )
+        told.append(f"Likelihoods with {solver_note(solver)}.")
     warnings = "".join(f'<p class="notice">{escape(str(warning))}</p>' for warning in protocol["warnings"])
     return _table(rows, ("score", "value", "95 % interval"), " ".join(told)) + warnings
 
