@@ -15,7 +15,7 @@ from headline import headlines, shipped
 from summary import summaries
 
 from ncode_gen.files import write_text
-from ncode_gen.recipe import Recipe
+from ncode_gen.recipe import PriorRecipe, Recipe
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- results -->", "<!-- end of results -->"
@@ -80,6 +80,13 @@ def write_header(path: Path, row: dict[str, Any]) -> None:
     _replace(path, measured(row, Recipe.load(path).seed))
 
 
+def _studied_as(prior: PriorRecipe) -> str:
+    """Return what the generation study calls a recipe's prior."""
+    if prior.kind == "mixture":
+        return f"mixture{prior.components or ''}"
+    return "flow" if prior.kind == "flow" and not prior.joint else "own"
+
+
 def write_studied_headers(folder: Path) -> None:
     """Put the scores of a generation study into the headers of recipes of which nothing else was measured.
 
@@ -91,8 +98,7 @@ def write_studied_headers(folder: Path) -> None:
     for path in sorted((ROOT / "models" / folder.name).glob("*.toml")):
         lines = path.read_text(encoding="utf-8").splitlines()
         recipe = Recipe.load(path)
-        prior = "flow" if recipe.prior.kind == "flow" and not recipe.prior.joint else "own"
-        group = cells.get((path.stem, recipe.latent.dim, recipe.epochs, prior))
+        group = cells.get((path.stem, recipe.latent.dim, recipe.epochs, _studied_as(recipe.prior)))
         if group and not lines[_place(lines)].startswith("# Measured: "):
             seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
             protocol = f"FID[{group[0]['features']}, n={group[0]['samples']}, test]"
