@@ -9,10 +9,14 @@ import pytest
 
 from ncode_gen.allocator import SWITCH
 
-# Pages that a process is given anew while it makes and drops maps of 8 MB.
+# Pages that a process is given anew while it makes and drops maps of 8 MB. Whether glibc gives these back by itself
+# differs from process to process, by what lies above them; told to (M_MMAP_THRESHOLD), it always does.
 COUNT = """
-import resource, torch
+import ctypes, resource, torch
 from ncode_gen.allocator import keep_freed_memory
+tell = getattr(ctypes.CDLL(None), "mallopt", None)
+if tell is not None:
+    tell(-3, 128 << 10)
 told = keep_freed_memory()
 def work():
     for _ in range(20):
@@ -41,7 +45,7 @@ def test_memory_that_was_freed_is_used_again():
     told, pages = run()
     assert told == GLIBC
     if told:
-        assert pages < PAGES / 20 < run(**{SWITCH: "0"})[1]
+        assert pages < PAGES / 20 and run(**{SWITCH: "0"})[1] > PAGES / 2
 
 
 @pytest.mark.parametrize("name, value", [(SWITCH, "0"), ("MALLOC_TRIM_THRESHOLD_", "131072")])
