@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from headline import devices_of
 from publish import write_header
@@ -23,6 +24,7 @@ from safetensors import safe_open
 
 from ncode_gen.errors import UserError
 from ncode_gen.files import write_text
+from ncode_gen.metrics import default_features
 from ncode_gen.recipe import Recipe
 from ncode_gen.records import read_record, write_record
 from ncode_gen.run import load_recipe, load_run, save_weights
@@ -86,6 +88,14 @@ def public_recipe(recipe: Recipe) -> Path:
     return path
 
 
+def asked(protocol: dict[str, Any]) -> list[str]:
+    """Return the options of `python -m ncode_gen.evaluate` that a protocol was made with, images' place apart."""
+    options = [part for key in ("n", "particles", "seed") for part in (f"--{key}", str(protocol[key]))]
+    if protocol["features"]["name"] != default_features(protocol["data"]):
+        options += ["--features", protocol["features"]["name"]]
+    return [*options, "--no-refine"] if "refiner" in protocol else options
+
+
 def record_evaluation(source: Path, target: Path) -> None:
     """Copy an evaluation with its checksum, and as its command the one that scores the shipped folder the same way.
 
@@ -95,19 +105,17 @@ def record_evaluation(source: Path, target: Path) -> None:
     """
     result = read_record(source)
     protocol = result["protocol"]
-    options = f"--n {protocol['n']} --particles {protocol['particles']} --seed {protocol['seed']}"
-    protocol["environment"]["command"] = f"evaluate.py checkpoints/{target.name} {options}"
+    protocol["environment"]["command"] = f"evaluate.py checkpoints/{target.name} {' '.join(asked(protocol))}"
     write_record(target / "evaluation.json", result)
 
 
 def score(target: Path, recipe: Recipe, root: str) -> None:
     """Score a folder in checkpoints/ as its evaluation says that it, or the run that it came from, was scored."""
-    protocol = read_record(target / "evaluation.json")["protocol"]
-    counts = ["--n", str(protocol["n"]), "--particles", str(protocol["particles"]), "--seed", str(protocol["seed"])]
+    options = asked(read_record(target / "evaluation.json")["protocol"])
     with tempfile.TemporaryDirectory() as place:
         found = Path(place) / "evaluation.json"
         places = ["--out", str(found), "--data.root", root or recipe.data.root]
-        subprocess.run([sys.executable, "-m", "ncode_gen.evaluate", str(target), *counts, *places], check=True)
+        subprocess.run([sys.executable, "-m", "ncode_gen.evaluate", str(target), *options, *places], check=True)
         record_evaluation(found, target)
 
 

@@ -180,12 +180,14 @@ def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(mo
     held = ROOT / "checkpoints" / "digits-ncode-open" / "evaluation.json"
     result = read_record(held)
     command = result["protocol"]["environment"]["command"] = "evaluate.py /home/somebody/runs/a --data.root /data"
+    result["protocol"]["features"]["name"], result["protocol"]["refiner"] = "inception", "left out"
     write_record(tmp_path / "evaluation.json", result)
     (tmp_path / "digits-ncode-open").mkdir()
     record_evaluation(tmp_path / "evaluation.json", tmp_path / "digits-ncode-open")
     shipped = read_record(tmp_path / "digits-ncode-open" / "evaluation.json")
     assert shipped["scores"] == result["scores"] and command not in str(shipped)
-    assert "checkpoints/digits-ncode-open --n 10000" in shipped["protocol"]["environment"]["command"]
+    told = shipped["protocol"]["environment"]["command"]
+    assert "checkpoints/digits-ncode-open --n 10000" in told and told.endswith("--features inception --no-refine")
 
 
 def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch, tmp_path):
