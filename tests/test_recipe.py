@@ -15,7 +15,7 @@ MODELS = sorted((ROOT / "models").rglob("*.toml"))
 SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba", "folder")
 COMPARED = (
     *("ae", "rae-l2", "wae-mmd", "beta-vae", "node-autoencoder", "anode", "ncode-autoencoder-closed", "ffjord", "iaf"),
-    *("vae-flow", "ncode-open-flow", "conv-decoder", "ncode-decoder"),
+    *("vae-flow", "ncode-open-flow", "conv-decoder", "residual-decoder", "ncode-decoder"),
 )
 REFINED = ("digits", "mnist", "fashion-mnist")
 # No test depends on a clock.
