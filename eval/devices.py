@@ -89,13 +89,13 @@ def best_of_three(work: Callable[[], torch.Tensor]) -> float:
 
 def sampling(name: str, device: torch.device) -> float:
     """Return the seconds of drawing 10,000 images with a shipped checkpoint."""
-    model = load_run(find_run(f"checkpoints/{name}"), device).to(memory_format=torch.channels_last)
+    model = load_run(find_run(f"checkpoints/{name}"), device)
     return best_of_three(lambda: model.sample(SAMPLES, torch.Generator().manual_seed(0)))
 
 
 def scoring(name: str, device: torch.device, root: str) -> float:
     """Return the images a second whose likelihood is found with a shipped checkpoint."""
-    model = load_run(find_run(f"checkpoints/{name}"), device).to(memory_format=torch.channels_last)
+    model = load_run(find_run(f"checkpoints/{name}"), device)
     images = load_data(dataclasses.replace(Recipe.load(ROOT / "models/mnist/vae.toml").data, root=root)).test
     some = images.first(IMAGES, device)
 

@@ -1,7 +1,8 @@
 """How far a Frechet distance depends on which 10,000 samples are drawn: `python eval/draws.py mnist-ncode-refined`.
 
 Draws of a shipped model, or of a run, with several seeds, and disjoint parts of the training images, each of 10,000,
-against all test images. Writes eval/results/draws-NAME.{json,md}.
+against all test images; where the device computes in bfloat16, the same draws in that too. Writes
+eval/results/draws-NAME.{json,md}.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from ncode_gen.metrics import (
     load_features,
     sample_features,
 )
-from ncode_gen.run import describe_environment, find_run, load_recipe, load_run, resolve_device, use_full_precision
+from ncode_gen.run import (
+    computes_in_bf16,
+    describe_environment,
+    find_run,
+    load_recipe,
+    load_run,
+    resolve_device,
+    use_full_precision,
+)
 
 ROOT = Path(__file__).parent.parent
 COUNT = 10000
@@ -44,7 +53,7 @@ def scored(name: str, draws: int, count: int, device: torch.device, root: str = 
     splits = load_data(dataclasses.replace(data, root=root or data.root))
     network = load_features(default_features(data.name), None, device)
     real, train = (network.of(part.batches(250)) for part in (splits.test, splits.train))
-    model = load_run(folder, device).to(memory_format=torch.channels_last)
+    model = load_run(folder, device)
     known = GaussianStatistics.of(real)
 
     def distance(some: torch.Tensor) -> float:
@@ -52,14 +61,22 @@ def scored(name: str, draws: int, count: int, device: torch.device, root: str = 
 
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     environment = describe_environment(device, 0)
-    return {
+
+    def drawn() -> list[float]:
+        return [distance(sample_features(model, network, count, seed=s, quiet=True)) for s in range(draws)]
+
+    found = {
         "features": network.name,
         "count": count,
-        "draws": [distance(sample_features(model, network, count, seed=s, quiet=True)) for s in range(draws)],
+        "draws": drawn(),
         "parts": [distance(train[part]) for part in order.split(count) if len(part) == count],
         "commit": environment["commit"],
         "device": environment["device"],
     }
+    if computes_in_bf16(device):
+        model.compute_in(torch.bfloat16)
+        found["draws_bf16"] = drawn()
+    return found
 
 
 def table(name: str, found: dict[str, Any]) -> str:
@@ -67,7 +84,11 @@ def table(name: str, found: dict[str, Any]) -> str:
     lines = [f"# FID[{found['features']}, n={found['count']}, test] by draw: {name}", ""]
     lines += ["| what | mean | standard deviation | each |", "|---|---:|---:|---|"]
     draws = f"samples, seeds 0 to {len(found['draws']) - 1}"
-    for what, values in ((draws, found["draws"]), ("parts of the training images", found["parts"])):
+    named = {draws: "draws", "the same, drawn in bf16": "draws_bf16", "parts of the training images": "parts"}
+    for what, key in named.items():
+        values = found.get(key)
+        if not values:
+            continue
         each = ", ".join(f"{value:.2f}" for value in values)
         lines.append(f"| {what} | {mean(values):.2f} | {stdev(values):.2f} | {each} |")
     return "\n".join(lines) + "\n"

@@ -223,7 +223,7 @@ class Study:
             return
         run, recipe = self.trained(name, seed)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        model = load_run(run, self.device).to(memory_format=torch.channels_last)
+        model = load_run(run, self.device)
         own = model.prior
         common = {
             "model": name,

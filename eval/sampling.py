@@ -1,7 +1,8 @@
 """Time of drawing 10,000 images from shipped models: `python eval/sampling.py`.
 
 First the command, `python -m ncode_gen.sample RUN --n 10000 --out FILE.npz`, as a whole, beside the same with freed
-memory given back to the system, as it is without `ncode_gen.allocator`, and a process that only imports what it needs.
+memory given back to the system, as it is without `ncode_gen.allocator`, the same with `--precision bf16`, and a process
+that only imports what it needs.
 Then, in one process, its parts: reading the model, latents from the prior, pictures, and what the refiner adds; beside
 the last, the same images with the cores sharing every operation of a batch of 500 instead of drawing images of their
 own, and with the refiner's network asked at noise alone too, or not, as `refiner.centred` decides. Contenders take
@@ -64,6 +65,7 @@ def command(run: Path, n: int, repeats: int) -> dict[str, float]:
         contenders: dict[str, Callable[[], object]] = {
             "command": lambda: run_in_root(asked),
             "command, memory given back": lambda: run_in_root(asked, env=os.environ | {SWITCH: "0"}),
+            "command, bf16": lambda: run_in_root([*asked, "--precision", "bf16"]),
             "imports": lambda: run_in_root([sys.executable, "-c", IMPORTS]),
         }
         return taking_turns(contenders, repeats)
@@ -111,17 +113,17 @@ def table(found: dict[str, dict[str, Any]], n: int, repeats: int) -> str:
         f"Seconds for {n:,} images on {torch.get_num_threads()} threads of a CPU, torch {torch.__version__}, "
         f"medians of {repeats}: `python eval/sampling.py`.",
         "",
-        "| model | command | its imports | command without | memory given back | ratio | reading the model | latents "
-        "| pictures | images |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | command | its imports | command without | memory given back | ratio | in bf16 | ratio "
+        "| reading the model | latents | pictures | images |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, took in found.items():
         whole, imports = took["command"], took["imports"]
-        given_back = took["command, memory given back"] - imports
+        given_back, half = (took[f"command, {way}"] - imports for way in ("memory given back", "bf16"))
         rest = " | ".join(f"{took[key]:.1f}" for key in ("model", "latents", "pictures", "images"))
         lines.append(
             f"| {name} | {whole:.1f} | {imports:.1f} | **{whole - imports:.1f}** | {given_back:.1f} "
-            f"| {(whole - imports) / given_back:.2f} | {rest} |"
+            f"| {(whole - imports) / given_back:.2f} | {half:.1f} | {half / (whole - imports):.2f} | {rest} |"
         )
     lines += [
         "",

@@ -85,7 +85,6 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate_run(options: Options) -> None:
-    import torch
 
     from .data import load_data
     from .files import check_writable
@@ -99,7 +98,7 @@ def _evaluate_run(options: Options) -> None:
     recipe = load_recipe(folder)
     workers, device, network = _prepare(options, recipe.data.name)
     quiet = options.quiet or not workers.leads
-    model = load_run(folder, device).to(memory_format=torch.channels_last)
+    model = load_run(folder, device)
     if not options.refine:
         if model.refiner is None:
             raise UserError(f"{folder} has no refiner; leave --no-refine out")

@@ -27,6 +27,7 @@ __all__ = [
     "METRICS",
     "RECIPE",
     "WEIGHTS",
+    "computes_in_bf16",
     "describe_environment",
     "find_run",
     "load_recipe",
@@ -62,6 +63,14 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here ({reason}); say auto or cpu") from None
     return device
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 by itself; a CPU that imitates it is slower than in float32."""
+    if device.type != "cpu":
+        return True
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 def use_full_precision() -> None:

@@ -29,6 +29,7 @@ from .refinement import RefinementStep, know_pictures, scale_refiner
 from .run import (
     METRICS,
     RECIPE,
+    computes_in_bf16,
     describe_environment,
     record_environment,
     run_identity,
@@ -129,7 +130,7 @@ class _Loop:
         # Shares of a weight must be contiguous.
         layout = torch.contiguous_format if workers.sharded else torch.channels_last
         model = build_model(recipe, splits.train.shape).to(device).to(memory_format=layout)
-        if recipe.training.precision == "bf16" and not _computes_in_bf16(device):
+        if recipe.training.precision == "bf16" and not computes_in_bf16(device):
             model.precision = None
             self.reporter.tell(
                 "this CPU has no arithmetic for bf16 and would need many times longer: training is in float32 here"
@@ -383,14 +384,6 @@ class _Loop:
                 save_state(self.folder, {"run": self.identity, "recipe": self.recipe.to_toml(), **state})
             except UserError as error:
                 self.reporter.warn(f"{error}; the state before it is kept, and training goes on")
-
-
-def _computes_in_bf16(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16 by itself; a CPU that imitates it is slower than in float32."""
-    if device.type != "cpu":
-        return True
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return supported is not None and bool(supported())
 
 
 def _batch_size(recipe: Recipe, images: int, processes: int) -> int:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ncode_gen.run
+
 from .conftest import ROOT, TINY
 
 COMMANDS = ("train", "sample", "gallery", "evaluate")
@@ -62,6 +64,18 @@ def test_samples_are_written_in_every_form_and_repeat(command, trained, tmp_path
     assert sorted(path.name for path in (tmp_path / "single").iterdir()) == [f"{i:02d}.png" for i in range(12)]
     single = np.asarray(Image.open(tmp_path / "single" / "03.png")) / 255
     assert np.abs(single - images[3, :, :, 0]).max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_samples_in_half_precision_look_the_same(command, trained, tmp_path, monkeypatch, has_bf16):
+    monkeypatch.setattr(ncode_gen.run, "computes_in_bf16", lambda device: has_bf16)
+    told = {}
+    for precision in ("float32", "bf16"):
+        asked = ("--n", 12, "--precision", precision, "--out", f"{precision}.npz")
+        told[precision] = command("sample", trained, *asked, cwd=tmp_path).stdout
+    whole, half = (np.load(tmp_path / f"{precision}.npz")["images"] for precision in told)
+    assert half.dtype == np.float32 and np.abs(half - whole).mean() < 1 / 255
+    assert np.array_equal(half, whole) is not has_bf16 and ("no arithmetic for bf16" in told["bf16"]) is not has_bf16
 
 
 @pytest.mark.parametrize("kind", ["pdf", "svg"])

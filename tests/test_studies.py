@@ -101,15 +101,21 @@ def test_the_table_says_where_a_model_was_trained(generation_table, tmp_path):
     assert "| 2 | 12 |" in text and "| 2 | 12 (NVIDIA H200) |" in text
 
 
-def test_draws_of_a_model_are_scored_beside_parts_of_its_training_images(monkeypatch):
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_draws_of_a_model_are_scored_beside_parts_of_its_training_images(monkeypatch, has_bf16):
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
+    import draws
     from draws import scored, table
 
+    monkeypatch.setattr(draws, "computes_in_bf16", lambda device: has_bf16)
     found = scored("checkpoints/digits-ncode-open", 2, 400, torch.device("cpu"))
     assert len(found["draws"]) == 2 and len(found["parts"]) == 3
     # Training images are nearer to the test images than what a small model draws, and no two draws are alike.
     assert max(found["parts"]) < min(found["draws"]) and found["draws"][0] != found["draws"][1]
     assert "| samples, seeds 0 to 1 | " in table("digits", found)
+    assert ("| the same, drawn in bf16 | " in table("digits", found)) is has_bf16
+    if has_bf16:
+        assert found["draws_bf16"] == pytest.approx(found["draws"], abs=1.0) and found["draws_bf16"] != found["draws"]
 
 
 def test_devices_are_shown_with_what_was_measured_on_them(monkeypatch):
@@ -127,11 +133,11 @@ def test_times_of_sampling_are_shown_without_imports_and_as_ratios(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from sampling import table
 
-    whole = {"command": 12.0, "command, memory given back": 18.0, "imports": 2.0, "model": 0.1, "latents": 0.2}
-    plain = whole | {"pictures": 1.0, "images": 3.0, "images, operations shared": 4.0}
+    whole = {"command": 12.0, "command, memory given back": 18.0, "command, bf16": 7.0, "imports": 2.0}
+    plain = whole | {"model": 0.1, "latents": 0.2} | {"pictures": 1.0, "images": 3.0, "images, operations shared": 4.0}
     refined = plain | {"images, centred": 2.0, "images, not centred": 4.0}
     text = table({"plain": plain, "refined": refined}, 100, 3)
-    assert text.count(" | 12.0 | 2.0 | **10.0** | 16.0 | 0.62 | 0.1 | 0.2 | 1.0 | 3.0 |") == 2
+    assert text.count(" | 12.0 | 2.0 | **10.0** | 16.0 | 0.62 | 5.0 | 0.50 | 0.1 | 0.2 | 1.0 | 3.0 |") == 2
     assert (
         "| plain | 3.0 | 4.0 | 0.75 | - | - | - |" in text
         and "| refined | 3.0 | 4.0 | 0.75 | 2.0 | 4.0 | 0.50 |" in text

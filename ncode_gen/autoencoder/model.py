@@ -111,6 +111,16 @@ class LatentModel(nn.Module):
         """The flows that a likelihood takes a solve of: the posterior's and the prior's, where there are."""
         return tuple(flow for flow in (self.posterior.flow, self.prior.active_flow) if flow is not None)
 
+    def compute_in(self, precision: torch.dtype | None) -> None:
+        """Let the layers of encoder, decoder and refiner compute in a dtype; None for float32.
+
+        What comes of them, latents, states and images, stays in float32, as do the flows of the latents and all
+        densities.
+        """
+        self.precision = precision
+        if self.refiner is not None:
+            self.refiner.precision = precision
+
     def features(self, images: Tensor) -> Tensor:
         """Return the encoder's features (n, f) of images or targets (n, C, H, W)."""
         with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):

@@ -70,7 +70,7 @@ class Refiner(nn.Module):
             a latent what its picture shows.
 
     Attributes:
-        precision: dtype of the U-net's layers under automatic casting while it is trained; None for float32.
+        precision: dtype of the U-net's layers under automatic casting; None for float32.
         fitted: whether it was trained; until then images are the decoder's pictures, without noise.
         spread: standard deviation of what the decoder leaves out, in units of [0, 1], (C, 1, 1).
 
@@ -152,7 +152,9 @@ class Refiner(nn.Module):
             noise: standard normal numbers, (n, C, H, W).
             steps: steps of the solver instead of its own.
         """
-        end: Tensor = self.flow(self.noise * noise, self._condition(pictures, latents), steps=steps).state
+        condition = self._condition(pictures, latents)
+        with torch.autocast(noise.device.type, self.precision, enabled=self.precision is not None):
+            end: Tensor = self.flow(self.noise * noise, condition, steps=steps).state
         return self._added(pictures, end)
 
     def film(self, pictures: Tensor, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -161,7 +163,9 @@ class Refiner(nn.Module):
         wanted = torch.cat([times.new_zeros(1), times]) if float(times[0]) > 0 else times
         if len(wanted) == 1:  # t = 0 alone
             return self._added(pictures, start).unsqueeze(0)
-        states: Tensor = self.flow(start, self._condition(pictures, latents), times=wanted).states
+        condition = self._condition(pictures, latents)
+        with torch.autocast(noise.device.type, self.precision, enabled=self.precision is not None):
+            states: Tensor = self.flow(start, condition, times=wanted).states
         return self._added(pictures, states[len(wanted) - len(times) :])
 
     def _added(self, pictures: Tensor, states: Tensor) -> Tensor:

@@ -99,6 +99,23 @@ def test_a_film_ends_with_the_image():
     assert torch.equal(refiner.film(pictures, latents, noise, torch.zeros(1))[0], film[0])
 
 
+def test_in_half_precision_layers_round_and_states_do_not():
+    model, latents = refined_model(), torch.randn(6, 3)
+    times = torch.linspace(0, 1, 3)
+
+    def drawn():
+        generator = torch.Generator().manual_seed(0)
+        return model.draw_images(latents, generator), model.refinement(latents, times, generator)
+
+    whole = drawn()
+    model.compute_in(torch.bfloat16)
+    for half, exact in zip(drawn(), whole, strict=True):
+        assert half.dtype == torch.float32 and not torch.equal(half, exact)
+        torch.testing.assert_close(half, exact, atol=0.05, rtol=0)
+    model.compute_in(None)
+    assert all(torch.equal(again, exact) for again, exact in zip(drawn(), whole, strict=True))
+
+
 def test_a_step_looks_ahead_as_far_as_it_is_told():
     pictures, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
     refiner = random_refiner(steps=1, stage=0.3)
