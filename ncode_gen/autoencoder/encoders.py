@@ -11,6 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..control.normalised import norm_groups
+
 __all__ = ["ConvEncoder", "MLPEncoder", "NormalisedBlock", "ResidualBlock", "ResidualEncoder", "pyramid"]
 
 SMALLEST = 8
@@ -72,8 +74,7 @@ class NormalisedBlock(nn.Module):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return a GroupNorm of about eight channels a group."""
-    groups = max(1, channels // 8)
-    return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
+    return nn.GroupNorm(norm_groups(channels), channels)
 
 
 class PyramidEncoder(nn.Module, ABC):

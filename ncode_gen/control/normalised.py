@@ -9,9 +9,19 @@ from torch import Tensor, nn
 
 from .field import Field, VectorField, clock
 
-__all__ = ["NormalisedField"]
+__all__ = ["NormalisedField", "norm_groups"]
 
 GROUP = 8
+
+
+def norm_groups(channels: int) -> int:
+    """Return the number of groups of a GroupNorm: about eight channels each, or one group where these do not divide.
+
+    >>> norm_groups(64), norm_groups(36), norm_groups(34), norm_groups(3)
+    (8, 4, 1, 1)
+    """
+    groups = max(1, channels // GROUP)
+    return groups if channels % groups == 0 else 1
 
 
 class NormalisedField(Field):
@@ -49,7 +59,7 @@ class NormalisedField(Field):
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"the side of a kernel must be odd, got {kernel}")
         self.dim, self.hidden, self.summary_size = channels, hidden, 2 * channels
-        self.groups = channels // GROUP if channels % GROUP == 0 else 1
+        self.groups = norm_groups(channels)
         self.first = nn.Conv2d(channels, hidden, kernel, padding=kernel // 2, bias=False)
         self.second = nn.Conv2d(hidden, channels, kernel, padding=kernel // 2, bias=False)
         self.sizes = (channels, channels, hidden, hidden, hidden, channels, channels)
