@@ -35,8 +35,9 @@ def pairs(cells: Cells) -> Iterator[Pair]:
     for model in ("ncode-autoencoder", "ncode-autoencoder-closed"):
         yield from _beside(cells, model, ("node-autoencoder", "ae"), "flow", (FID,))
     yield from _beside(cells, "ncode-decoder", ("conv-decoder", "residual-decoder"), "flow", ERRORS)
-    yield from _beside(cells, "ncode-open", ("ncode-closed", *POSTERIORS), "own", (NLL,))
-    yield from _beside(cells, "ncode-closed", POSTERIORS, "own", (NLL,))
+    yield from _beside(cells, "ncode-open", ("ncode-closed", "ncode-closed-gains", *POSTERIORS), "own", (NLL,))
+    for model in ("ncode-closed", "ncode-closed-gains"):
+        yield from _beside(cells, model, POSTERIORS, "own", (NLL,))
 
 
 def differences(own: list[Cell], other: list[Cell], score: str) -> list[float]:

@@ -37,7 +37,16 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
     bound, moved = objective == "elbo", flow.loop not in ("none", "iaf")
     return (
         ("flow.feedback", flow.loop != "closed", 'flow.loop = "closed"'),
-        ("flow.rank", flow.control != "low-rank", 'flow.control = "low-rank"'),
+        (
+            "flow.feedback_control",
+            flow.loop != "closed" or flow.feedback != "gain",
+            'flow.loop = "closed" and flow.feedback = "gain"',
+        ),
+        (
+            "flow.rank",
+            "low-rank" not in (flow.control, flow.feedback_control),
+            'flow.control or flow.feedback_control = "low-rank"',
+        ),
         ("flow.tolerance", _fixed(flow.method), "an adaptive flow.method"),
         ("flow.augment", not moved, "a flow"),
         ("flow.log_det_by", not (bound and (moved or recipe.prior.joint)), 'objective.kind = "elbo" and a flow'),

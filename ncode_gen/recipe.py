@@ -109,6 +109,9 @@ class FlowRecipe:
     compare with, an inverse autoregressive flow of the library zuko (pip install "ncode_gen[zuko]")."""
     feedback: Literal["gain", "weights", "dynamic"] = "gain"
     """How a closed loop follows the state; "dynamic" has no density and suits the autoencoder objective alone."""
+    feedback_control: Literal["same", "all", "low-rank", "gains", "shared"] = "same"
+    """What of the feedback "gain" is each sample's own: what `control` says, all its weights, low-rank updates, gains
+    and biases, or nothing."""
     hidden: int = 32
     """Units of each hidden layer of the field."""
     layers: int = 1
@@ -116,7 +119,7 @@ class FlowRecipe:
     control: Literal["all", "last", "low-rank", "gains"] = "all"
     """What of the field is each sample's own: all weights, the last layer, low-rank updates, or gains and biases."""
     rank: int = 4
-    """Rank of the updates of control = "low-rank"."""
+    """Rank of the updates of control (or feedback_control) = "low-rank"."""
     dynamics: bool = False
     """Whether the control of the open loop moves by itself, theta' = g(t, theta)."""
     gamma: int = 32

@@ -15,7 +15,7 @@ MODELS = sorted((ROOT / "models").rglob("*.toml"))
 SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "celeba", "folder")
 COMPARED = (
     *("ae", "rae-l2", "wae-mmd", "beta-vae", "node-autoencoder", "anode", "ncode-autoencoder-closed", "ffjord", "iaf"),
-    *("vae-flow", "ncode-open-flow", "conv-decoder", "residual-decoder", "ncode-decoder"),
+    *("vae-flow", "ncode-open-flow", "conv-decoder", "residual-decoder", "ncode-decoder", "ncode-closed-gains"),
 )
 REFINED = ("digits", "mnist", "fashion-mnist")
 # No test depends on a clock.
@@ -142,6 +142,10 @@ WRONG = {
     "not a number": ("[training]\nrate = nan", r"training\.rate must be above 0"),
     "no density": ('[flow]\nloop = "closed"\nfeedback = "dynamic"', "has no density"),
     "idle feedback": ('[flow]\nloop = "open"\nfeedback = "weights"', r"flow\.feedback = 'weights' has an effect only"),
+    "idle feedback control": (
+        '[flow]\nloop = "closed"\nfeedback = "weights"\nfeedback_control = "gains"',
+        r"flow\.feedback_control = 'gains' has an effect only",
+    ),
     "idle rank": ("[flow]\nrank = 2", r"flow\.rank = 2 has an effect only with"),
     "idle tolerance": ("[flow]\ntolerance = 1e-6", r"flow\.tolerance = 1e-06 has an effect only with"),
     "no prior": ('[objective]\nkind = "autoencoder"\n[prior]\nkind = "normal"', 'prior.kind = "mixture"'),

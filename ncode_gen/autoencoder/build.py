@@ -43,6 +43,7 @@ def _flow(recipe: Recipe) -> NCODE | None:
             (flow.hidden,) * flow.layers,
             flow.loop,
             feedback=flow.feedback,
+            feedback_control=None if flow.feedback_control == "same" else flow.feedback_control,
             control=flow.control,
             rank=flow.rank,
             dynamics=flow.dynamics,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..solvers import is_batch_invariant
 from .activations import Activation, activate
 from .field import clock
-from .ladder import Affine, Products, Rung
+from .ladder import Affine, LayerRung, Products, Rung
 from .layered import LayeredBound, LayeredField, ShallowField
 
 __all__ = ["ConvField"]
@@ -34,7 +34,7 @@ def _convolve(layer: Affine, kernel: int, t: Tensor, maps: Tensor) -> Tensor:
 
 
 class _Shared(LayeredBound):
-    """Kernels that all samples share, each sample with gains and biases of its own."""
+    """Kernels that all samples share, feedback included, each sample with gains and biases of its own."""
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         if is_batch_invariant():  # the library's convolution may round another batch otherwise
@@ -70,6 +70,7 @@ class ConvField(LayeredField):
         time: whether hidden layers and gains see the time.
         activation: "tanh", "softplus" or "silu".
         feedback: whether the gain of every hidden unit at every pixel follows the state there.
+        feedback_control: what of the feedback is control, see `LayeredField`.
         products: precision of the matrix products; state and time keep theirs.
 
     Raises:
@@ -95,19 +96,20 @@ class ConvField(LayeredField):
         time: bool = True,
         activation: Activation = "tanh",
         feedback: bool = False,
+        feedback_control: LayerRung | None = None,
         products: Products = "float32",
     ) -> None:
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"the side of a kernel must be odd, got {kernel}")
         super().__init__(
             channels, hidden, kernel=kernel, control=control, rank=rank, time=time, activation=activation,
-            feedback=feedback, products=products,
+            feedback=feedback, feedback_control=feedback_control, products=products,
         )  # fmt: skip
         self.summary_size = 2 * channels
 
     def bound(self, control: Tensor, layers: list[Affine], gains: list[Affine]) -> LayeredBound:
         """Return the vector field of bound layers and gains."""
-        if self.control != "gains":
+        if self.control != "gains" or any(gain.weight.dim() > 2 or gain.down is not None for gain in gains):
             return super().bound(control, layers, gains)
         return (_ShallowShared if len(self.layers) <= 2 else _Shared)(self, control, layers, gains)
 

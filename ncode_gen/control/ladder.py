@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .field import clock
 
-__all__ = ["Affine", "ControlledLayer", "Products", "Rung", "check_rung"]
+__all__ = ["Affine", "ControlledLayer", "LayerRung", "Products", "Rung", "check_rung"]
 
 Rung = Literal["all", "last", "low-rank", "gains"]
 LayerRung = Literal["all", "shared", "low-rank", "gains"]

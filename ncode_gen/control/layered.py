@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import islice, pairwise
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ class LayeredField(Field):
 
     With `feedback` the loop is closed through the gains of its units: units h that feed a later layer become
     (1 + m(t, x)) h with m(t, x) = tanh(V' x + v + t u), so that theta(t) is a function of a condition and of the
-    current state (the algebraic closed loop). With m = 0, where training starts, it is the open loop.
+    current state (the algebraic closed loop). With m = 0, where training starts, it is the open loop. V, v and u are
+    control as the other weights are, unless `feedback_control` says otherwise.
 
     Args:
         dim: dimension of a vector, or number of channels.
@@ -36,6 +38,8 @@ class LayeredField(Field):
         time: whether hidden layers and gains see the time.
         activation: "tanh", "softplus" or "silu".
         feedback: whether the gain of every unit follows the state.
+        feedback_control: what of the feedback is control: "all", "low-rank" updates, "gains" and biases, nothing
+            ("shared"), or None for what `control` says.
         products: precision of the matrix products, "float32" (that of the state) or "bfloat16".
 
     Raises:
@@ -53,12 +57,16 @@ class LayeredField(Field):
         time: bool,
         activation: Activation,
         feedback: bool,
+        feedback_control: LayerRung | None,
         products: Products,
     ) -> None:
         super().__init__()
         if dim < 1 or min((1, *hidden)) < 1:
             raise ValueError(f"a field needs dim >= 1 and widths >= 1, got dim={dim}, hidden={tuple(hidden)}")
         check_rung(control, rank)
+        if feedback_control not in (None, *get_args(LayerRung)):
+            known = ", ".join(get_args(LayerRung))
+            raise ValueError(f"feedback_control must be None or one of {known}, got {feedback_control!r}")
         self.dim, self.hidden, self.kernel, self.activation = dim, tuple(hidden), kernel, activation
         self.control = control
         area = kernel if self.axes == 1 else kernel * kernel
@@ -71,9 +79,9 @@ class LayeredField(Field):
         ]
         layers.append(ControlledLayer(area * widths[-2], dim, rung=last, rank=rank, zero=True, products=products))
         self.layers = nn.ModuleList(layers)
-        units = (self.hidden or (dim,)) if feedback else ()
+        units, rung = (self.hidden or (dim,)) if feedback else (), feedback_control or below
         self.gains = nn.ModuleList(
-            ControlledLayer(dim, o, rung=below, rank=rank, time=time, zero=True, products=products) for o in units
+            ControlledLayer(dim, o, rung=rung, rank=rank, time=time, zero=True, products=products) for o in units
         )
         self.control_size = sum(layer.size for layer in self._all())
 
@@ -191,6 +199,7 @@ class MLPField(LayeredField):
         time: whether hidden layers and gains see the time.
         activation: "tanh", "softplus" or "silu".
         feedback: whether the gain of every hidden unit (of every input, if there is none) follows the state.
+        feedback_control: what of the feedback is control, see `LayeredField`.
         products: precision of the matrix products; state and time keep theirs.
 
     Raises:
@@ -215,11 +224,12 @@ class MLPField(LayeredField):
         time: bool = True,
         activation: Activation = "tanh",
         feedback: bool = False,
+        feedback_control: LayerRung | None = None,
         products: Products = "float32",
     ) -> None:
         super().__init__(
             dim, hidden, kernel=1, control=control, rank=rank, time=time, activation=activation, feedback=feedback,
-            products=products,
+            feedback_control=feedback_control, products=products,
         )  # fmt: skip
         self.summary_size = dim
 

@@ -22,7 +22,7 @@ from .controllers import (
 )
 from .convolutional import ConvField
 from .field import Field
-from .ladder import Products, Rung
+from .ladder import LayerRung, Products, Rung
 from .layered import MLPField
 from .solver import LogDet, Solver
 from .system import ControlledODE
@@ -44,6 +44,8 @@ class NCODE(ControlledODE):
         feedback: how the closed loop follows the state: "gain" (the gain of every unit, divergence in closed form for
             at most one hidden layer), "weights" (all that is control, theta = gamma(c, x, t)) or "dynamic" (all that
             is control, theta' = g(t, x, theta), which has no density).
+        feedback_control: what of the "gain" feedback is control: "all" its weights, "low-rank" updates, "gains" and
+            biases, nothing ("shared"), or None for what `control` says.
         control: what of the field is control: "all" weights, those of the "last" layer, "low-rank" updates of shared
             weights, or "gains" and biases.
         rank: rank of the low-rank updates.
@@ -85,6 +87,7 @@ class NCODE(ControlledODE):
         loop: Loop = "open",
         *,
         feedback: Feedback = "gain",
+        feedback_control: LayerRung | None = None,
         control: Rung = "all",
         rank: int = 4,
         kernel: int | None = None,
@@ -110,18 +113,20 @@ class NCODE(ControlledODE):
             raise ValueError(f'feedback must be "gain", "weights" or "dynamic", got {feedback!r}')
         if dynamics and loop != "open":
             raise ValueError('dynamics belong to the open loop; for the closed one say feedback="dynamic"')
-        solver = Solver(method, steps, None, rtol, atol, max_steps, gradient, log_det_by)
         gains = loop == "closed" and feedback == "gain"
+        if feedback_control is not None and not gains:
+            raise ValueError('feedback_control belongs to the closed loop with feedback="gain"')
+        solver = Solver(method, steps, None, rtol, atol, max_steps, gradient, log_det_by)
         field: Field
         if kernel is None:
             field = MLPField(
                 dim + augment, hidden, control=control, rank=rank, time=time, activation=activation, feedback=gains,
-                products=products,
+                feedback_control=feedback_control, products=products,
             )  # fmt: skip
         else:
             field = ConvField(
                 dim + augment, hidden, kernel=kernel, control=control, rank=rank, time=time, activation=activation,
-                feedback=gains, products=products,
+                feedback=gains, feedback_control=feedback_control, products=products,
             )  # fmt: skip
         c = dim if condition is None else condition
         controller = _controller(field, loop, feedback, c, gamma, dynamics, dynamics_rank)

@@ -16,6 +16,8 @@ FIELDS = [
     MLPField(3, (8,), control="last"),
     MLPField(3, (8, 5), control="low-rank"),
     *(MLPField(3, (8,), control=rung, feedback=True) for rung in ("gains", "low-rank", "last")),
+    *(MLPField(3, (8,), feedback=True, feedback_control=rung) for rung in ("gains", "low-rank", "shared")),
+    MLPField(3, (8, 5), control="gains", feedback=True, feedback_control="all"),
     MLPField(3, (), feedback=True),
     LinearField(3, control="gains"),
     LinearField(3, control="low-rank"),
@@ -104,6 +106,8 @@ CONVOLUTIONS = [
     ConvField(2, ()),
     ConvField(2, (), feedback=True),
     ConvField(2, (4, 3), feedback=True),
+    *(ConvField(2, (4,), control="gains", feedback=True, feedback_control=rung) for rung in ("all", "shared")),
+    ConvField(2, (4,), feedback=True, feedback_control="gains"),
     *(ConvField(2, (4,), control=rung, feedback=True) for rung in ("gains", "low-rank", "last")),
     ConvField(2, (4,), kernel=1),
 ]

@@ -191,6 +191,8 @@ def test_wrong_shapes_are_named():
         {"loop": "ring"},
         {"feedback": "none"},
         {"control": "first"},
+        {"feedback_control": "gains"},
+        {"loop": "closed", "feedback_control": "last"},
         {"control": "low-rank", "rank": 0},
         {"kernel": 2},
         {"gradient": "adjoint"},
