@@ -34,6 +34,7 @@ def pairs(cells: Cells) -> Iterator[Pair]:
             yield (*FID, key, there)
     for model in ("ncode-autoencoder", "ncode-autoencoder-closed"):
         yield from _beside(cells, model, ("node-autoencoder", "ae"), "flow", (FID,))
+    yield from _beside(cells, "ncode-refined", ("ncode-refined-static",), "flow", (FID,))
     yield from _beside(cells, "ncode-decoder", ("conv-decoder", "residual-decoder"), "flow", ERRORS)
     yield from _beside(cells, "ncode-open", ("ncode-closed", "ncode-closed-gains", *POSTERIORS), "own", (NLL,))
     for model in ("ncode-closed", "ncode-closed-gains"):
