@@ -342,7 +342,9 @@ class Study:
                 scores=plain(scores),
             )
             if seed == 0:
-                contact_sheet(images(prior)[:40], self.sheet(f"pythae-{name}{self.size}-{prior}"))
+                # pythae's mixture draws one Gaussian after the other.
+                some = torch.randperm(len(drawn[prior]), generator=torch.Generator().manual_seed(0))[:40]
+                contact_sheet(images(prior)[some], self.sheet(f"pythae-{name}{self.size}-{prior}"))
 
 
 def main() -> None:
