@@ -114,8 +114,8 @@ class LatentModel(nn.Module):
     def compute_in(self, precision: torch.dtype | None) -> None:
         """Let the layers of encoder, decoder and refiner compute in a dtype; None for float32.
 
-        What comes of them, latents, states and images, stays in float32, as do the flows of the latents and all
-        densities.
+        What comes of them is float32 again, as are the flows of the latents and the solver's states. Likelihoods would
+        be rounded with the decoder's output: take None for scores.
         """
         self.precision = precision
         if self.refiner is not None:

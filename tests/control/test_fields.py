@@ -106,7 +106,10 @@ CONVOLUTIONS = [
     ConvField(2, ()),
     ConvField(2, (), feedback=True),
     ConvField(2, (4, 3), feedback=True),
-    *(ConvField(2, (4,), control="gains", feedback=True, feedback_control=rung) for rung in ("all", "shared")),
+    *(
+        ConvField(2, (4,), control="gains", feedback=True, feedback_control=rung)
+        for rung in ("all", "low-rank", "shared")
+    ),
     ConvField(2, (4,), feedback=True, feedback_control="gains"),
     *(ConvField(2, (4,), control=rung, feedback=True) for rung in ("gains", "low-rank", "last")),
     ConvField(2, (4,), kernel=1),
