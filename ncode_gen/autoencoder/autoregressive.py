@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..imports import import_plainly
 from .posterior import ControlledPosterior, Draws, SolverChoice, gaussian_log_prob
 
 __all__ = ["AutoregressivePosterior"]
@@ -31,7 +32,7 @@ class AutoregressivePosterior(ControlledPosterior):
     def __init__(self, features: int, dim: int, hidden: Sequence[int], transforms: int) -> None:
         super().__init__(features, dim, None)
         try:
-            from zuko.flows import MaskedAutoregressiveTransform
+            transform = import_plainly("zuko.flows").MaskedAutoregressiveTransform
         except ImportError:
             raise UserError(
                 'flow.loop = "iaf" needs the library zuko: pip install "ncode_gen[zuko]", or choose another loop'
@@ -40,14 +41,13 @@ class AutoregressivePosterior(ControlledPosterior):
         with torch.device("cpu"):
             orders = (torch.arange(dim), torch.arange(dim).flip(0))
             self.transforms = nn.ModuleList(
-                MaskedAutoregressiveTransform(dim, features, order=orders[i % 2], hidden_features=hidden)
-                for i in range(transforms)
+                transform(dim, features, order=orders[i % 2], hidden_features=hidden) for i in range(transforms)
             )
         self.transforms.to(self.base.weight.device)
 
     def _transform(self, x: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Move points (n, K, d); return them and log |det| of the moves, (n, K)."""
-        context = features.float().unsqueeze(1).expand(-1, x.shape[1], -1)
+        context = features.unsqueeze(1).expand(-1, x.shape[1], -1)
         log_det = x.new_zeros(x.shape[:-1])
         for lazy in self.transforms:
             x, gained = lazy(context).call_and_ladj(x)

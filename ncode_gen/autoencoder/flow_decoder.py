@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..control import ControlledODE, NormalisedField, OpenController, Solver
 from ..control.controllers import ControlHead
+from ..solvers import casting_to
 from .decoders import doubled
 from .encoders import group_norm, pyramid
 
@@ -116,10 +117,11 @@ class FlowDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return a map of shape (n, C, H, W) for latents (n, dim)."""
-        control, maps = self.trunk(latents), self._start(latents)
+        control, maps = self.trunk(latents).to(latents.dtype), self._start(latents)
+        precision = casting_to(latents)
         for level in self._each():
             for flow in level.each():
-                maps = flow(maps.float(), control).state
+                maps = flow(maps.to(latents.dtype), control, precision=precision).state
             maps = level.up(maps)
         return maps
 
@@ -139,7 +141,8 @@ class FlowDecoder(nn.Module):
         wanted = torch.as_tensor(times, dtype=torch.float32)
         if bool((wanted.diff() < 0).any()) or float(wanted.min()) < 0 or float(wanted.max()) > 1:
             raise ValueError(f"times must rise within [0, 1], got {wanted.tolist()}")
-        control, maps = self.trunk(latents), self._start(latents)
+        control, maps = self.trunk(latents).to(latents.dtype), self._start(latents)
+        precision = casting_to(latents)
         levels = self._each()
         flows = [(number, flow) for number, level in enumerate(levels) for flow in level.each()]
         pictures, before = [], 0
@@ -148,11 +151,14 @@ class FlowDecoder(nn.Module):
                 maps, before = levels[before].up(maps), level
             own, last = wanted * len(flows) - place, place == len(flows) - 1
             here = own[(own >= 0) & ((own < 1) | last & (own <= 1))]
-            end = flow(maps.float(), control).state
+            maps = maps.to(latents.dtype)
+            end = flow(maps, control, precision=precision).state
             for time in here:
                 # Frames between are solved apart, so that they do not refine what the last picture comes from.
                 between = torch.stack([torch.zeros(()), time]).to(latents.device)
-                at = end if time == 1 else maps if time == 0 else flow(maps.float(), control, times=between).state
+                at = end if time == 1 else maps
+                if 0 < time < 1:
+                    at = flow(maps, control, times=between, precision=precision).state
                 pictures.append(self._grow(at, level))
             maps = end
         return torch.stack(pictures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..control import ControlledODE, DensityError, FlowSolution
 from ..priors import Prior
+from ..solvers import as_times
 from .flow_decoder import FlowDecoder
 from .likelihoods import Likelihood
 from .parts import in_parts
@@ -102,6 +103,11 @@ class LatentModel(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights: float32, unless `.double()`, `.half()` or `.bfloat16()` was called."""
+        return next(self.parameters()).dtype
+
+    @property
     def dim(self) -> int:
         """Number of latent dimensions d."""
         return self.prior.dim
@@ -125,13 +131,13 @@ class LatentModel(nn.Module):
         """Return the encoder's features (n, f) of images or targets (n, C, H, W)."""
         with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
             features: Tensor = self.encoder(images)
-        return features.float()
+        return features.to(self.dtype)
 
     def output(self, latents: Tensor) -> Tensor:
-        """Return the decoder's output (n, ...) for latents (n, d), in float32."""
+        """Return the decoder's output (n, ...) for latents (n, d), in the dtype of the weights."""
         with torch.autocast(latents.device.type, self.precision, enabled=self.precision is not None):
             output: Tensor = self.decoder(latents)
-        return output.float()
+        return output.to(self.dtype)
 
     def random_posterior(self) -> ControlledPosterior:
         """Return the posterior if it is a distribution.
@@ -191,7 +197,7 @@ class LatentModel(nn.Module):
         low, high = torch.aminmax(images) if images.numel() else (images.new_zeros(()), images.new_ones(()))
         if not (low >= 0 and high <= 1):
             raise ValueError(f"images must lie in [0, 1] without NaN, got values from {low:g} to {high:g}")
-        return images.to(self.device, torch.float32)
+        return images.to(self.device, self.dtype)
 
     @torch.no_grad()
     def sample(
@@ -243,7 +249,7 @@ class LatentModel(nn.Module):
         return in_parts(draw, self._checked_latents(latents), noise, batch=batch)
 
     def _pixel_noise(self, n: int, generator: torch.Generator | None) -> Tensor:
-        return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(n)]).to(self.device)
+        return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(n)]).to(self.device, self.dtype)
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, batch: int = 500) -> Tensor:
@@ -274,7 +280,7 @@ class LatentModel(nn.Module):
         if not isinstance(self.posterior, ControlledPosterior):
             return self.encode(images)
         features = self.features(self._checked(images))
-        latents: Tensor = self.posterior(features, noise.unsqueeze(1).to(self.device)).latents[:, 0]
+        latents: Tensor = self.posterior(features, noise.unsqueeze(1).to(self.device, self.dtype)).latents[:, 0]
         return latents
 
     @torch.no_grad()
@@ -287,10 +293,12 @@ class LatentModel(nn.Module):
     def _checked_latents(self, latents: Tensor) -> Tensor:
         if latents.dim() != 2 or latents.shape[1] != self.dim:
             raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
-        return latents.to(self.device, torch.float32)
+        return latents.to(self.device, self.dtype)
 
     @torch.no_grad()
-    def refinement(self, latents: Tensor, times: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+    def refinement(
+        self, latents: Tensor, times: Sequence[float] | Tensor, generator: torch.Generator | None = None
+    ) -> Tensor | None:
         """Return the pictures (T, n, C, H, W) in [0, 1] that the refiner's flow passes at each of `times`.
 
         Args:
@@ -303,12 +311,12 @@ class LatentModel(nn.Module):
         """
         if self.refiner is None or not bool(self.refiner.fitted):
             return None
-        latents = latents.to(self.device, torch.float32)
+        latents = latents.to(self.device, self.dtype)
         noise = self._pixel_noise(len(latents), generator)
-        return self.refiner.film(self.decode(latents), latents, noise, times.to(self.device, torch.float32))
+        return self.refiner.film(self.decode(latents), latents, noise, torch.as_tensor(times).to(noise))
 
     @torch.no_grad()
-    def emergence(self, latents: Tensor, times: Tensor) -> Tensor | None:
+    def emergence(self, latents: Tensor, times: Sequence[float] | Tensor) -> Tensor | None:
         """Return the pictures (T, n, C, H, W) in [0, 1] of an N-CODE decoder's flow stopped at each of `times`.
 
         Args:
@@ -320,9 +328,9 @@ class LatentModel(nn.Module):
         """
         if not isinstance(self.decoder, FlowDecoder):
             return None
-        latents = latents.to(self.device, torch.float32)
+        latents = latents.to(self.device, self.dtype)
         with torch.autocast(latents.device.type, self.precision, enabled=self.precision is not None):
-            film = self.decoder.film(latents, times).float()
+            film = self.decoder.film(latents, times).to(self.dtype)
         return torch.stack([self.likelihood.mean(frame) for frame in film])
 
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -351,6 +359,8 @@ class LatentModel(nn.Module):
             method: the flow's solver instead of the recipe's.
             budget: images times particles handled at a time; 0 for as many as suit the device.
         """
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"a likelihood in {self.dtype} would be off by nats; take model.float() for it")
         if particles < 1:
             raise ValueError(f"the number of particles must be at least 1, got {particles}")
         # On a CPU the feature maps of more particles leave the cache, which is far slower.
@@ -360,8 +370,8 @@ class LatentModel(nn.Module):
             for image in part:
                 uniforms.append(torch.rand(image.shape, generator=generator))
                 noises.append(torch.randn(particles, self.dim, generator=generator))
-            target = self.likelihood.target(part, torch.stack(uniforms).to(self.device))
-            terms = self.terms(target, torch.stack(noises).to(self.device), SolverChoice(method, steps))
+            target = self.likelihood.target(part, torch.stack(uniforms).to(self.device, self.dtype))
+            terms = self.terms(target, torch.stack(noises).to(self.device, self.dtype), SolverChoice(method, steps))
             yield terms.elbo, terms.importance_bound
 
     def log_likelihood(
@@ -393,7 +403,7 @@ class LatentModel(nn.Module):
 
         Args:
             images: (n, C, H, W) in [0, 1].
-            times: requested times, shape (T,); 33 even ones on [0, 1] if None.
+            times: requested times, T numbers, see `solvers.solve`; 33 even ones on [0, 1] if None.
             decode: whether to decode the states into pictures too.
             steps: steps of the flow's solver instead of the recipe's.
 
@@ -401,9 +411,8 @@ class LatentModel(nn.Module):
             A `LatentTrajectory`: states (T, n, d), and pictures (T, n, C, H, W) on request. Without a flow the latents
             stand still.
         """
-        times = torch.linspace(0.0, 1.0, 33) if times is None else times
-        times = times.to(self.device, torch.float32)
         features = self.features(self._checked(images))
+        times = as_times(torch.linspace(0.0, 1.0, 33) if times is None else times, features)
         path = self.posterior.path(features, times, steps)
         if path is None:
             still = self.posterior.start(features).expand(times.shape[0], -1, -1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..control import ControlledODE, FlowSolution
 from ..control.controllers import ControlHead
+from ..solvers import Times
 
 __all__ = ["ControlledPosterior", "Draws", "LearnedStart", "Posterior", "SolverChoice", "gaussian_log_prob"]
 
@@ -59,11 +60,11 @@ class Posterior(nn.Module, ABC):
     def start(self, features: Tensor) -> Tensor:
         """Return x(0), (n, d), from which a latent's path is drawn; its mean, if it is random."""
 
-    def path(self, features: Tensor, times: Tensor, steps: int | None = None) -> FlowSolution | None:
+    def path(self, features: Tensor, times: Times, steps: int | None = None) -> FlowSolution | None:
         """Return the path from the start under each sample's own control; None without a flow."""
         if self.flow is None:
             return None
-        solution: FlowSolution = self.flow(self.start(features), features.float(), times=times, steps=steps)
+        solution: FlowSolution = self.flow(self.start(features), features, times=times, steps=steps)
         return solution
 
 
@@ -89,7 +90,7 @@ class ControlledPosterior(Posterior):
 
     def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the log standard deviation of x(0), each (n, d)."""
-        mean, log_std = self.base(features).float().chunk(2, -1)
+        mean, log_std = self.base(features).chunk(2, -1)
         return mean, log_std.clamp(-7.0, 4.0)
 
     def forward(
@@ -110,7 +111,7 @@ class ControlledPosterior(Posterior):
             return Draws(x, log_q, torch.zeros_like(log_q) if energy else None)
         solver = solver or SolverChoice()
         solution = self.flow(
-            x, features.float(), log_det=True, energy=energy, method=solver.method, steps=solver.steps, grid=solver.grid
+            x, features, log_det=True, energy=energy, method=solver.method, steps=solver.steps, grid=solver.grid
         )
         return Draws(solution.state, log_q - solution.log_det[-1], solution.energy[-1] if energy else None)
 
@@ -147,7 +148,7 @@ class LearnedStart(Posterior):
     def start(self, features: Tensor) -> Tensor:
         """Return the start of each sample, (n, d): the learned point, or a linear map of its features."""
         if self.linear is not None:
-            latent: Tensor = self.linear(features).float()
+            latent: Tensor = self.linear(features)
             return latent
         assert self.point is not None
         return self.point.expand(features.shape[0], -1)
@@ -158,7 +159,5 @@ class LearnedStart(Posterior):
         if self.flow is None:
             return start
         solver = solver or SolverChoice()
-        latent: Tensor = self.flow(
-            start, features.float(), method=solver.method, steps=solver.steps, grid=solver.grid
-        ).state
+        latent: Tensor = self.flow(start, features, method=solver.method, steps=solver.steps, grid=solver.grid).state
         return latent

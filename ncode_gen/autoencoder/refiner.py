@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -141,7 +142,7 @@ class Refiner(nn.Module):
         with torch.autocast(images.device.type, self.precision, enabled=self.precision is not None):
             velocity = bound.velocity(t, point.unsqueeze(1)).squeeze(1)
         uncertain = field.known(t)[1]
-        return (velocity.float() - (end - start)).square().flatten(1).mean(1) / uncertain.square()
+        return (velocity.to(end.dtype) - (end - start)).square().flatten(1).mean(1) / uncertain.square()
 
     def forward(self, pictures: Tensor, latents: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
         """Return images (n, C, H, W) in [0, 1].
@@ -153,19 +154,25 @@ class Refiner(nn.Module):
             steps: steps of the solver instead of its own.
         """
         condition = self._condition(pictures, latents)
-        with torch.autocast(noise.device.type, self.precision, enabled=self.precision is not None):
-            end: Tensor = self.flow(self.noise * noise, condition, steps=steps).state
+        end: Tensor = self.flow(self.noise * noise, condition, steps=steps, precision=self.precision).state
         return self._added(pictures, end)
 
     def film(self, pictures: Tensor, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Return the images (T, n, C, H, W) in [0, 1] at rising times (T,) in [0, 1]; else as above."""
+        """Return the images (T, n, C, H, W) in [0, 1] at rising times (T,) in [0, 1]; else as above.
+
+        Raises:
+            ValueError: times that do not rise, or lie outside [0, 1].
+        """
         start = self.noise * noise
-        wanted = torch.cat([times.new_zeros(1), times]) if float(times[0]) > 0 else times
+        values = times.tolist()
+        rise = all(a < b for a, b in pairwise(values))
+        if not values or not rise or values[0] < 0 or values[-1] > 1:
+            raise ValueError(f"times must rise within [0, 1], got {values}")
+        wanted = torch.cat([times.new_zeros(1), times]) if values[0] > 0 else times
         if len(wanted) == 1:  # t = 0 alone
             return self._added(pictures, start).unsqueeze(0)
         condition = self._condition(pictures, latents)
-        with torch.autocast(noise.device.type, self.precision, enabled=self.precision is not None):
-            states: Tensor = self.flow(start, condition, times=wanted).states
+        states: Tensor = self.flow(start, condition, times=wanted, precision=self.precision).states
         return self._added(pictures, states[len(wanted) - len(times) :])
 
     def _added(self, pictures: Tensor, states: Tensor) -> Tensor:

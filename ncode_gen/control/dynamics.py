@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..solvers import State
@@ -45,6 +46,7 @@ class CoupledDynamics:
         steered: the field under a control that does not move; None if theta is a part of the state.
         measures: what is integrated along the path: of "log_det", "energy", "roughness", in that order.
         noise: directions e, shape (n, K, *event), for Hutchinson's estimates; None for the exact divergence.
+        precision: dtype of the field's layers under automatic casting; None for that of the weights.
     """
 
     def __init__(
@@ -54,12 +56,20 @@ class CoupledDynamics:
         steered: VectorField | None,
         measures: tuple[str, ...],
         noise: Tensor | None,
+        precision: torch.dtype | None = None,
     ) -> None:
         self.field, self.controller, self.steered = field, controller, steered
-        self.measures, self.noise = measures, noise
+        self.measures, self.noise, self.precision = measures, noise, precision
 
     def __call__(self, t: Tensor, state: State) -> State:
         """Return the rates of a state at a time, scalar or (n,)."""
+        t = t.to(state[0].dtype)  # of time stamps, which are kept in float64, a field sees the state's precision
+        if self.precision is None:
+            return self._rates(t, state)
+        with torch.autocast(t.device.type, self.precision):
+            return self._rates(t, state)
+
+    def _rates(self, t: Tensor, state: State) -> State:
         x = state[0]
         if self.steered is not None:
             return self._measured(self.steered, t, x, ())
@@ -83,13 +93,13 @@ class CoupledDynamics:
     def without(self, measure: str) -> CoupledDynamics:
         """Return the dynamics that do not integrate a measure."""
         measures = tuple(name for name in self.measures if name != measure)
-        return CoupledDynamics(self.field, self.controller, self.steered, measures, self.noise)
+        return CoupledDynamics(self.field, self.controller, self.steered, measures, self.noise, self.precision)
 
     def take(self, rows: Tensor) -> CoupledDynamics:
         """Return the dynamics of some of the samples; `rows` is an index or a mask, shape (n,)."""
         steered = None if self.steered is None else self.steered.take(rows)
         noise = None if self.noise is None else self.noise[rows]
-        return CoupledDynamics(self.field, self.controller, steered, self.measures, noise)
+        return CoupledDynamics(self.field, self.controller, steered, self.measures, noise, self.precision)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the tensors that the rates depend on."""

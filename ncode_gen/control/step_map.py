@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..solvers import Solution, State, Tableau, evaluations, fixed_tableau, nodes_of, runge_kutta_step
+from ..solvers import Solution, State, Tableau, evaluations, fixed_tableau, grid_of, runge_kutta_step
 from .dynamics import CoupledDynamics
 from .solver import Solver
 
@@ -47,11 +47,7 @@ def solve_with_step_maps(dynamics: CoupledDynamics, state: State, times: Tensor,
         raise ValueError('log_det_by="steps" needs a control that is no part of the ODE\'s state; use "divergence"')
     if dynamics.noise is not None:
         raise ValueError('log_det_by="steps" is exact and takes no noise; use "divergence" for Hutchinson\'s estimate')
-    if solver.grid is None:
-        nodes, kept = nodes_of(times, solver.steps)
-    else:
-        nodes, kept = solver.grid, [0, solver.grid.shape[0] - 1]
-        times = torch.stack([nodes[0], nodes[-1]])
+    times, nodes, kept = grid_of(times, state[0], solver.steps, solver.grid)
     tableau, bound = fixed_tableau(solver.method), dynamics.steered
     rest = dynamics.without("log_det")
     x, total, *others = state

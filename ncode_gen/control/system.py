@@ -14,10 +14,13 @@ from ..solvers import (
     ADAPTIVE,
     Solution,
     State,
+    Times,
+    as_times,
     batch_invariant,
     evaluations,
+    grid_of,
     has_fixed_steps,
-    nodes_of,
+    in_own_precision,
     solve,
 )
 from .controllers import Controller
@@ -116,7 +119,7 @@ class ControlledODE(nn.Module):
         x: Tensor,
         condition: Tensor | None = None,
         *,
-        times: Tensor | None = None,
+        times: Times | None = None,
         log_det: bool = False,
         energy: bool = False,
         roughness: bool = False,
@@ -129,7 +132,8 @@ class ControlledODE(nn.Module):
             x: states at the first time, shape (n, *event), or (n, K, *event) for K states under each sample's control;
                 an event is a vector (d,) or a feature map (C, H, W).
             condition: what the control is made from, shape (n, c); x itself if None.
-            times: requested times, shape (T,), by default 0 and 1; decreasing times solve backwards.
+            times: requested times, a tensor, array or list of T numbers, by default 0 and 1; see `solvers.solve`.
+                Decreasing times solve backwards.
             log_det: whether to integrate the divergence.
             energy: whether to integrate |dx/dt|^2, the kinetic penalty of Finlay et al., "How to train your neural
                 ODE", ICML 2020, equation 11.
@@ -141,7 +145,8 @@ class ControlledODE(nn.Module):
 
         Raises:
             DensityError: `log_det` of a map that is not a flow in x.
-            ValueError: a wrong shape, method or number of steps, or `roughness` without noise.
+            ValueError: a wrong shape, dtype, method or number of steps, times of another form than `solve` takes, or
+                `roughness` without noise.
         """
         if log_det:
             self.check_density(conditioned=condition is not None and condition is not x)
@@ -149,6 +154,8 @@ class ControlledODE(nn.Module):
             raise ValueError("the roughness is estimated along noise; give noise of the shape of the states")
         if times is None:
             times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
+        else:
+            times = as_times(times, x, steps=self.solver.steps)
         measures = {"log_det": log_det, "energy": energy, "roughness": roughness}
         return self._solve(x, condition, times, self._solver(options), measures, noise)
 
@@ -173,7 +180,7 @@ class ControlledODE(nn.Module):
         theta = None
         if self.controller.moves:
             # Without feedback theta moves by itself, so theta(1) is found first.
-            with _exactly(solver):
+            with _exactly(solver), in_own_precision(x):
                 start = self.controller.start(x if condition is None else condition)
                 alone = ControlDynamics(self.controller, start)
                 theta = self._integrate(alone, (start,), back.flip(0), solver, start.numel()).state
@@ -229,6 +236,19 @@ class ControlledODE(nn.Module):
         theta: Tensor | None = None,
     ) -> FlowSolution:
         """Solve from states and a condition as the user gave them; `theta` at the first time, if not gamma's."""
+        with in_own_precision(x):
+            return self._solve_in_own_precision(x, condition, times, solver, measures, noise, theta)
+
+    def _solve_in_own_precision(
+        self,
+        x: Tensor,
+        condition: Tensor | None,
+        times: Tensor,
+        solver: Solver,
+        measures: dict[str, bool],
+        noise: Tensor | None,
+        theta: Tensor | None,
+    ) -> FlowSolution:
         points, condition = self._checked(x, condition)
         n, particles, *event = points.shape
         if noise is not None:
@@ -248,7 +268,7 @@ class ControlledODE(nn.Module):
                     totals = tuple(total.reshape(-1, 1) for total in totals)
                 start = controller.start(condition) if theta is None else theta
                 state: State = (points, start.expand(len(points), -1), *totals)
-                dynamics = CoupledDynamics(self.field, controller, None, wanted, noise)
+                dynamics = CoupledDynamics(self.field, controller, None, wanted, noise, solver.precision)
             else:
                 if type(controller).steer is Controller.steer:  # one theta for the whole solve
                     control = controller.start(condition)
@@ -259,7 +279,7 @@ class ControlledODE(nn.Module):
                 else:
                     steered = controller.steer(self.field, condition)
                 state = (points, *totals)
-                dynamics = CoupledDynamics(self.field, controller, steered, wanted, noise)
+                dynamics = CoupledDynamics(self.field, controller, steered, wanted, noise, solver.precision)
             if "log_det" in wanted and solver.log_det_by == "steps":
                 solution = solve_with_step_maps(dynamics, state, times, solver)
             else:
@@ -281,19 +301,16 @@ class ControlledODE(nn.Module):
         """Solve by compiled code where it knows the field and all that is wanted; else return None."""
         if not has_fixed_steps(solver.method) or solver.gradient not in ("auto", "backprop") or noise is not None:
             return None
-        given = times if solver.grid is None else solver.grid
         if "log_det" in wanted and solver.log_det_by == "steps":
             return None
-        if "energy" in wanted or given.requires_grad or given.dim() != 1 or given.shape[0] < 2:
+        if "energy" in wanted or solver.precision is not None:
             return None
         field = shallow_field(self.field, control, points)
         if field is None:
             return None
-        if solver.grid is None:
-            nodes, kept = nodes_of(times, solver.steps)
-        else:
-            nodes, kept = solver.grid, [0, solver.grid.shape[0] - 1]
-            times = torch.stack([nodes[0], nodes[-1]])
+        times, nodes, kept = grid_of(times, points, solver.steps, solver.grid)
+        if nodes.requires_grad or nodes.dtype != points.dtype:  # float64 where float32 cannot resolve the times
+            return None
         parts = shallow_solve(field, control, points, nodes, kept, solver.method, log_det="log_det" in wanted)
         taken = nodes.shape[0] - 1
         return Solution(times, parts, nfe=evaluations(solver.method, taken), accepted=taken, rejected=0)
@@ -310,11 +327,25 @@ class ControlledODE(nn.Module):
             condition = x.flatten(1)
         elif condition.dim() != 2 or condition.shape[0] != x.shape[0]:
             raise ValueError(f"the condition must have shape ({x.shape[0]}, c), got {tuple(condition.shape)}")
+        self._check_dtype(x, condition)
         points = x if x.dim() == axes + 2 else x.unsqueeze(1)
         if self.augment:
             extra = points.new_zeros(*points.shape[:2], self.augment, *points.shape[3:])
             points = torch.cat([points, extra], 2)
         return points, condition
+
+    def _check_dtype(self, x: Tensor, condition: Tensor) -> None:
+        """Raise a ValueError where states or condition have another dtype than the weights."""
+        for what, given in (("states", x), ("condition", condition)):
+            if not given.is_floating_point():
+                raise ValueError(f"{what} must be real floating point, got {given.dtype}")
+        own = next((weight.dtype for weight in self.parameters() if weight.is_floating_point()), x.dtype)
+        for what, given in (("states", x), ("condition", condition)):
+            if given.dtype != own:
+                raise ValueError(
+                    f"the {what} are {given.dtype}, the weights of the flow {own}; convert one of them, such as "
+                    f"{what}.to({own}) or flow.to({given.dtype})"
+                )
 
     def _result(self, solution: Solution, x: Tensor, wanted: tuple[str, ...]) -> FlowSolution:
         """Give every part the leading shape of the states, (T, n) or (T, n, K)."""

@@ -13,7 +13,7 @@ from ..control import ControlledODE, LogDet, MLPField, Solver, StaticController
 from ..errors import UserError
 from .coupling import coupled_batches
 from .mixture import GaussianMixture
-from .normal import Prior, standard_normal_log_prob
+from .normal import Prior, refresh_after_loading, standard_normal_log_prob
 
 __all__ = ["FlowPrior"]
 
@@ -79,7 +79,7 @@ class FlowPrior(Prior):
         self.scale: Tensor
         # A plain flag beside the buffer: a compiled training step must not branch on a tensor.
         self.standard = not joint
-        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
+        self.register_load_state_dict_post_hook(refresh_after_loading)
 
     def refresh(self) -> None:
         """Take the flag from the buffer."""

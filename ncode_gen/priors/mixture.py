@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .expectation import Gaussians, fit_gaussians
-from .normal import Prior, standard_normal_log_prob
+from .normal import Prior, refresh_after_loading, standard_normal_log_prob
 
 __all__ = ["GaussianMixture"]
 
@@ -53,7 +53,7 @@ class GaussianMixture(Prior):
         self.factors: Tensor
         # A plain flag beside the buffer: a compiled training step must not branch on a tensor.
         self.standard = True
-        self.register_load_state_dict_post_hook(lambda module, _: module.refresh())
+        self.register_load_state_dict_post_hook(refresh_after_loading)
 
     @property
     def components(self) -> int:
@@ -83,10 +83,10 @@ class GaussianMixture(Prior):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _resize(self, components: int) -> None:
-        device = self.means.device
-        self.log_weights = torch.zeros(components, device=device)
-        self.means = torch.zeros(components, self.dim, device=device)
-        self.factors = torch.zeros(components, self.dim * (self.dim + 1) // 2, device=device)
+        like = self.means
+        self.log_weights = like.new_zeros(components)
+        self.means = like.new_zeros(components, self.dim)
+        self.factors = like.new_zeros(components, self.dim * (self.dim + 1) // 2)
 
     def log_prob(self, latents: Tensor, *, steps: int | None = None, grid: Tensor | None = None) -> Tensor:
         """Return the log-density in nats, shape (...), of latents (..., d)."""
@@ -98,14 +98,14 @@ class GaussianMixture(Prior):
     def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
         """Draw latents (n, d)."""
         if self.standard:
-            return torch.randn(n, self.dim, generator=generator).to(self.means.device)
+            return torch.randn(n, self.dim, generator=generator).to(self.means)
         return self.draw(
-            torch.multinomial(self.log_weights.exp().cpu(), n, replacement=True, generator=generator), generator
+            torch.multinomial(self.log_weights.float().exp().cpu(), n, replacement=True, generator=generator), generator
         )
 
     def draw(self, chosen: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a latent, shape (n, d), from each of the Gaussians of numbers `chosen`, shape (n,), on the CPU."""
-        noise = torch.randn(len(chosen), self.dim, generator=generator).to(self.means.device)
+        noise = torch.randn(len(chosen), self.dim, generator=generator).to(self.means)
         # A product for each Gaussian, not for each draw: no factor is copied.
         order = chosen.argsort()
         groups = noise[order.to(noise.device)].split(chosen.bincount(minlength=self.components).tolist())

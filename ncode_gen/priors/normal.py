@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,9 @@ class Prior(nn.Module, ABC):
     def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the sizes of saved tensors, by name, where it is `fit` that chooses them."""
 
+    def refresh(self) -> None:
+        """Take over what is kept beside the weights, after these were loaded."""
+
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
         """Fit the prior to latents (n, d); nothing to do for a fixed one, or one that was trained with the model.
 
@@ -61,6 +65,11 @@ class Prior(nn.Module, ABC):
             seed: seed of all that is random in it.
             progress: called now and then with the share of the work that is done.
         """
+
+
+def refresh_after_loading(prior: nn.Module, _: object) -> None:
+    """Refresh a prior; a hook of `load_state_dict` with a name, since a nameless one cannot be pickled."""
+    cast(Prior, prior).refresh()
 
 
 def standard_normal_log_prob(latents: Tensor) -> Tensor:
@@ -90,4 +99,4 @@ class StandardNormal(Prior):
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
         """Draw latents (n, d)."""
-        return torch.randn(n, self.dim, generator=generator).to(self.origin.device)
+        return torch.randn(n, self.dim, generator=generator).to(self.origin)

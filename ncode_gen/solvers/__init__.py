@@ -2,9 +2,21 @@
 
 from .fixed import Derivative, State, fixed_steps, runge_kutta_step
 from .invariance import batch_invariant, is_batch_invariant
+from .modes import casting_to, in_own_precision, is_plain, sees_numbers
 from .solution import Outcome, SampleCounts, Solution
-from .solve import METHODS, Gradient, check_gradient, check_method, evaluations, nodes_of, random_grid, solve
+from .solve import (
+    METHODS,
+    Gradient,
+    check_gradient,
+    check_method,
+    evaluations,
+    grid_of,
+    nodes_of,
+    random_grid,
+    solve,
+)
 from .tableaus import ADAPTIVE, FIXED, EmbeddedTableau, Tableau, fixed_tableau, has_fixed_steps, two_stages
+from .times import Times, as_times
 
 __all__ = [
     "ADAPTIVE",
@@ -18,17 +30,24 @@ __all__ = [
     "Solution",
     "State",
     "Tableau",
+    "Times",
+    "as_times",
     "batch_invariant",
+    "casting_to",
     "check_gradient",
     "check_method",
     "evaluations",
     "fixed_steps",
     "fixed_tableau",
+    "grid_of",
     "has_fixed_steps",
+    "in_own_precision",
     "is_batch_invariant",
+    "is_plain",
     "nodes_of",
     "random_grid",
     "runge_kutta_step",
+    "sees_numbers",
     "solve",
     "two_stages",
 ]

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from .derivative import Narrowable
 from .fixed import Derivative, State, advance, recomputed
 from .invariance import batch_invariant
 from .solution import Outcome, SampleCounts, Solution
@@ -51,17 +52,6 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     return torch.exp(exponent * torch.log(base))
 
 
-@runtime_checkable
-class Narrowable(Protocol):
-    """A derivative that can be asked for some of its samples."""
-
-    def __call__(self, t: Tensor, state: State) -> State:
-        """Return the rates of a state."""
-
-    def take(self, rows: Tensor) -> Narrowable:
-        """Return the derivative of the samples `rows`, an index or a mask."""
-
-
 @dataclass(frozen=True)
 class _Plan:
     """The steps that every sample accepts, in order: starts and lengths (S, n), and how many each has, (n,)."""
@@ -94,8 +84,9 @@ class _Path:
             state = []
             for i, part in enumerate(now):
                 shape = (-1, *[1] * (part.dim() - 1))
-                moved = sum(w.view(shape) * s[i][some] for w, s in zip(weights, slopes, strict=True))
-                state.append(part[some] + step[some].view(shape) * cast(Tensor, moved))
+                own = [w.view(shape).to(part.dtype) for w in (*weights, step[some])]
+                moved = sum(w * s[i][some] for w, s in zip(own[:-1], slopes, strict=True))
+                state.append(part[some] + own[-1] * cast(Tensor, moved))
             self.inner[k + 1].append((rows[some], tuple(state)))
 
     def leave(self, rows: Tensor, state: State) -> None:
@@ -281,6 +272,13 @@ def _replay(
     return path
 
 
+def _empty(state: State, times: Tensor) -> Solution:
+    """Return the solution of no samples."""
+    none = torch.zeros(0, dtype=torch.int64, device=state[0].device)
+    parts = tuple(torch.stack([part] * len(times)) for part in state)
+    return Solution(times, parts, 0, 0, 0, outcomes=none.to(torch.int8), counts=SampleCounts(none, none, none))
+
+
 def _differentiable(derivative: Derivative, state: State, times: Tensor) -> bool:
     rates = derivative(times[0].expand(len(state[0])), state)
     return any(part.requires_grad for part in (*state, *rates))
@@ -310,6 +308,8 @@ def adaptive_solve(
         max_steps: steps tried by a sample, at most; then its last state is returned.
         recompute: whether the backward pass makes each evaluation again instead of keeping what it needs.
     """
+    if state[0].shape[0] == 0:
+        return _empty(state, times)
     with batch_invariant():
         path, plan, outcomes, counts = _search(derivative, state, times, tableau, rtol, atol, max_steps)
         if torch.is_grad_enabled() and _differentiable(derivative, state, times):

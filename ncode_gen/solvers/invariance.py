@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-__all__ = ["batch_invariant", "is_batch_invariant"]
+__all__ = ["batch_invariant", "is_batch_invariant", "is_invariance_mode"]
 
 aten = torch.ops.aten
 BLOCK = 1 << 20  # elements of the largest intermediate product
@@ -127,8 +127,6 @@ OPERATIONS: dict[Any, Callable[..., Tensor]] = {
 class _BatchInvariant(TorchDispatchMode):
     """Replaces the operations whose rounding depends on the batch."""
 
-    depth = 0
-
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -138,26 +136,30 @@ class _BatchInvariant(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
+def is_invariance_mode(mode: object) -> bool:
+    """Return whether a dispatch mode is that of `batch_invariant()`."""
+    return isinstance(mode, _BatchInvariant)
+
+
 def is_batch_invariant() -> bool:
-    """Return whether `batch_invariant()` is entered."""
-    return _BatchInvariant.depth > 0
+    """Return whether this thread has entered `batch_invariant()`."""
+    if torch.compiler.is_compiling():
+        return False
+    # Torch keeps the modes of each thread apart; a flag of the process would be left early by another thread.
+    return any(map(is_invariance_mode, _get_current_dispatch_mode_stack()))
 
 
 @contextmanager
 def batch_invariant() -> Iterator[None]:
-    """Compute so that no sample's result depends on its batch; entering twice is entering once.
+    """Compute in this thread so that no sample's result depends on its batch; entering twice is entering once.
 
     >>> x, weight = torch.randn(9, 5), torch.randn(5, 3)
     >>> with batch_invariant():
     ...     torch.equal((x @ weight)[4:5], x[4:5] @ weight)
     True
     """
-    if _BatchInvariant.depth:
+    if is_batch_invariant():
         yield
         return
-    _BatchInvariant.depth += 1
-    try:
-        with _BatchInvariant():
-            yield
-    finally:
-        _BatchInvariant.depth -= 1
+    with _BatchInvariant():
+        yield

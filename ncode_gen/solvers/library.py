@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-import torchdiffeq
-from torch import Tensor
-from torchdiffeq._impl.odeint import SOLVERS
-from torchdiffeq._impl.solvers import AdaptiveStepsizeODESolver, FixedGridODESolver
+import functools
+import math
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..imports import import_plainly
 from .fixed import Derivative, State
-from .solution import Solution
+from .solution import Outcome, Solution
+from .solve import nodes_of
 
 __all__ = ["library_methods", "library_solve"]
+
+WITHOUT_GRADIENTS = "scipy_solver"
+EVALUATIONS_A_STEP = 20  # of scipy's solvers, which count no steps
+
+
+@functools.cache
+def _library() -> Any:
+    return import_plainly("torchdiffeq")
+
+
+@functools.cache
+def _solvers() -> dict[str, type]:
+    return dict(import_plainly("torchdiffeq._impl.odeint").SOLVERS)
 
 
 def library_methods() -> list[str]:
     """Return the names of torchdiffeq's methods."""
-    return sorted(SOLVERS)
+    return sorted(_solvers())
 
 
 class _Counted:
-    """A derivative that counts its evaluations."""
+    """A derivative that counts its evaluations, and remembers what it raised itself."""
 
-    def __init__(self, derivative: Derivative) -> None:
-        self.derivative, self.nfe, self.accepted, self.rejected = derivative, 0, 0, 0
+    def __init__(self, derivative: Derivative, most: float = math.inf) -> None:
+        self.derivative, self.most, self.nfe, self.accepted, self.rejected = derivative, most, 0, 0, 0
+        self.error: Exception | None = None
 
     def __call__(self, t: Tensor, state: State) -> State:
         self.nfe += 1
-        return self.derivative(t, state)
+        if self.nfe > self.most:
+            raise RuntimeError("max_num_steps exceeded")
+        try:
+            return self.derivative(t, state)
+        except Exception as error:
+            self.error = error
+            raise
 
 
 class _CountedSteps(_Counted):
@@ -48,39 +72,73 @@ def library_solve(
     steps: int,
     rtol: float,
     atol: float,
+    max_steps: int = 1000,
     adjoint: bool = False,
 ) -> Solution:
-    """Solve with torchdiffeq; `steps` sets the step size of its fixed-step methods.
+    """Solve with torchdiffeq, on our grid of `steps` steps with its fixed-step methods.
+
+    Where torchdiffeq gives up (the step underflows, or too many are tried) every sample is lost: its state is NaN after
+    the first time, and `outcomes` say why.
 
     Args:
-        derivative: as in `solve`; with `adjoint` it must name the tensors that it depends on by a method `tensors()`.
+        derivative: as in `solve`; with `adjoint` it names the tensors that it depends on by a method `tensors()`.
         state: initial state.
-        times: requested times.
+        times: requested times, without gradients.
         method: name of a method of torchdiffeq.
-        steps: steps of a fixed-step method.
+        steps: steps of a fixed-step method on the whole interval.
         rtol: relative tolerance.
         atol: absolute tolerance.
+        max_steps: steps between two requested times that an adaptive method may take.
         adjoint: whether gradients come from the continuous adjoint (`odeint_adjoint`), counts then of the forward
             solve.
 
     Raises:
-        ValueError: `adjoint` with a derivative that does not name its tensors.
+        ValueError: gradients through "scipy_solver" without the adjoint.
     """
-    fixed = issubclass(SOLVERS[method], FixedGridODESolver)
-    adaptive = issubclass(SOLVERS[method], AdaptiveStepsizeODESolver) and method != "scipy_solver"
-    counted = _CountedSteps(derivative) if adaptive else _Counted(derivative)
-    options: dict[str, object] | None = None
+    library, kind = _library(), _solvers()[method]
+    bases = import_plainly("torchdiffeq._impl.solvers")
+    fixed = issubclass(kind, bases.FixedGridODESolver)
+    adaptive = issubclass(kind, bases.AdaptiveStepsizeODESolver) and method != WITHOUT_GRADIENTS
+    most = EVALUATIONS_A_STEP * max_steps * (len(times) - 1) if method == WITHOUT_GRADIENTS else math.inf
+    counted = _CountedSteps(derivative) if adaptive else _Counted(derivative, most)
+    span = float((times[-1] - times[0]).abs())
+
+    def grid(_: object, __: object, t: Tensor) -> Tensor:
+        return nodes_of(t, max(1, round(steps * float((t[-1] - t[0]).abs()) / span)))[0]
+
+    options: dict[str, object] = {"max_num_steps": max_steps}
     if fixed:
-        options = {"step_size": float((times[-1] - times[0]).abs() / steps)}
-    elif method == "scipy_solver":
+        options = {"grid_constructor": grid}
+    elif method == WITHOUT_GRADIENTS:
         options = {"solver": "LSODA"}
+        if not adjoint and torch.is_grad_enabled():
+            rates = derivative(times[0], state)
+            if any(part.requires_grad for part in (*state, *rates)):
+                raise ValueError('torchdiffeq:scipy_solver has no gradients of its own; say gradient="adjoint"')
     settings = {"method": method, "rtol": rtol, "atol": atol, "options": options}
-    if adjoint:
-        if not hasattr(derivative, "tensors"):
-            raise ValueError("the adjoint needs a derivative with a method tensors(), the tensors that it depends on")
-        wanted = tuple(tensor for tensor in derivative.tensors() if tensor.requires_grad)
-        parts = torchdiffeq.odeint_adjoint(counted, state, times, adjoint_params=wanted, **settings)
-    else:
-        parts = torchdiffeq.odeint(counted, state, times, **settings)
-    accepted = steps if fixed else counted.accepted
-    return Solution(times, tuple(parts), nfe=counted.nfe, accepted=accepted, rejected=counted.rejected)
+    try:
+        if adjoint:
+            wanted = tuple(tensor for tensor in derivative.tensors() if tensor.requires_grad)  # type: ignore[attr-defined]
+            parts = library.odeint_adjoint(counted, state, times, adjoint_params=wanted, **settings)
+        else:
+            parts = library.odeint(counted, state, times, **settings)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if counted.error is not None or not _gave_up(error):
+            raise
+        return _lost(state, times, counted, error)
+    taken = nodes_of(times, steps)[1][-1] if fixed else counted.accepted
+    return Solution(times, tuple(parts), nfe=counted.nfe, accepted=taken, rejected=counted.rejected)
+
+
+def _gave_up(error: Exception) -> bool:
+    """Return whether torchdiffeq, or scipy below it, says that it cannot go on; its other errors are mistakes."""
+    told = str(error).lower()
+    return any(word in told for word in ("underflow in dt", "non-finite", "max_num_steps", "invalid for input of size"))
+
+
+def _lost(state: State, times: Tensor, counted: _Counted, error: Exception) -> Solution:
+    """Return the solution of a solve that broke off."""
+    why = Outcome.STEP_CAP if "max_num_steps" in str(error) else Outcome.STEP_TOO_SMALL
+    outcomes = torch.full((len(state[0]),), int(why), dtype=torch.int8, device=state[0].device)
+    parts = tuple(torch.stack([part, *[part * torch.nan] * (len(times) - 1)]) for part in state)
+    return Solution(times, parts, counted.nfe, counted.accepted, counted.rejected, outcomes=outcomes)

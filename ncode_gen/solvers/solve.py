@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -9,11 +13,24 @@ import torch
 from torch import Tensor
 
 from .adaptive import adaptive_solve
+from .derivative import check_state, checked
 from .fixed import Derivative, State, fixed_steps
+from .modes import in_own_precision, sees_numbers
 from .solution import Solution
 from .tableaus import ADAPTIVE, FIXED, TWO_STAGES, fixed_tableau, has_fixed_steps
+from .times import Times, as_times, attach_times
 
-__all__ = ["METHODS", "Gradient", "check_gradient", "check_method", "evaluations", "nodes_of", "random_grid", "solve"]
+__all__ = [
+    "METHODS",
+    "Gradient",
+    "check_gradient",
+    "check_method",
+    "evaluations",
+    "grid_of",
+    "nodes_of",
+    "random_grid",
+    "solve",
+]
 
 LIBRARY = "torchdiffeq:"
 METHODS = (*FIXED, *ADAPTIVE)
@@ -77,12 +94,23 @@ def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter:
     Each inner node is uniform within `jitter` times half a step of its even place, so the order is kept.
     Training on such grids keeps a flow from fitting the error of one fixed grid.
 
+    Args:
+        steps: number of steps, at least 1.
+        generator: random numbers, on the CPU.
+        jitter: from 0, an even grid, to 1.
+
     Returns:
         Times, shape (steps + 1,), from 0 to 1.
+
+    Raises:
+        ValueError: a number of steps below 1, or another jitter.
 
     >>> random_grid(4, jitter=0.0).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
+    steps = _count(steps, "steps")
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"jitter must be from 0 to 1, or nodes would lose their order, got {jitter}")
     grid = torch.linspace(0.0, 1.0, steps + 1)
     noise = torch.rand(max(steps - 1, 0), generator=generator) - 0.5
     grid[1:-1] += jitter * noise / steps
@@ -90,7 +118,7 @@ def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter:
 
 
 def nodes_of(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
-    """Spread about `steps` steps over the requested times, at least one in each gap.
+    """Spread about `steps` steps over the requested times, at least one in each gap; the nodes follow the times.
 
     Returns:
         Times of the grid, shape (S + 1,), and the places of the requested times in it.
@@ -98,26 +126,26 @@ def nodes_of(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
     >>> nodes_of(torch.tensor([0.0, 0.5, 1.0]), 2)
     (tensor([0.0000, 0.5000, 1.0000]), [0, 1, 2])
     """
-    if times.shape[0] == 2:  # without a look at the numbers, so that the compiler takes it whole
-        way = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
-        return torch.cat([times[0] + (times[1] - times[0]) * way, times[1:]]), [0, steps]
-    span = (times[-1] - times[0]).abs()
-    nodes, kept = [times[:1]], [0]
-    for start, end in pairwise(times):
-        share = 1 if span == 0 else max(1, round(float(steps * (end - start).abs() / span)))
-        nodes.append(torch.linspace(float(start), float(end), share + 1, dtype=times.dtype, device=times.device)[1:])
+    shares = [steps]
+    if times.shape[0] > 2:  # two are spread without a look at the numbers, so that the compiler takes them whole
+        gaps = times.detach().diff().abs()
+        shares = [max(1, round(share)) for share in (steps * gaps / gaps.sum()).tolist()]
+    nodes, kept = [], [0]
+    for (start, end), share in zip(pairwise(times), shares, strict=True):
+        way = torch.arange(share, dtype=times.dtype, device=times.device) / share
+        nodes.append(start + (end - start) * way)
         kept.append(kept[-1] + share)
-    return torch.cat(nodes), kept
+    return torch.cat([*nodes, times[-1:]]), kept
 
 
 def solve(
     derivative: Derivative,
     state: State,
-    times: Tensor,
+    times: Times,
     *,
     method: str = "rk4",
     steps: int = 8,
-    grid: Tensor | None = None,
+    grid: Times | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-6,
     max_steps: int = 1000,
@@ -126,10 +154,11 @@ def solve(
     """Solve an initial value problem.
 
     Args:
-        derivative: maps a time and a state (tuple of tensors) to the rates of change. The time is a scalar tensor, or,
-            with "dopri5" and "tsit5", one time for each sample, shape (n,).
-        state: the state at `times[0]`, a tuple of tensors of shape (n, ...).
-        times: requested times, shape (T,), strictly increasing or decreasing, T >= 2.
+        derivative: maps a time and a state (tuple of tensors) to the rates of change, a tuple of tensors of the same
+            shapes. The time is a scalar tensor, or, with "dopri5" and "tsit5", one time for each sample, shape (n,).
+        state: the state at `times[0]`, a tuple of floating-point tensors of shape (n, ...).
+        times: requested times, a tensor, array or list of T >= 2 finite numbers, strictly increasing or decreasing.
+            They are kept in the state's dtype, or in float64 where that cannot resolve them.
         method: "euler", "midpoint", "heun", "rk4" or "rk2:SHARE" (see `two_stages`) with fixed steps; "dopri5" or
             "tsit5", adaptive for each sample by itself; or "torchdiffeq:NAME" for any method of torchdiffeq.
         steps: steps between the first and the last time (fixed-step methods).
@@ -144,9 +173,14 @@ def solve(
     Returns:
         A `Solution` whose parts have shape (T, n, ...).
 
+    All arithmetic is that of the state's dtype, also under automatic casting. Gradients flow to the state, to what the
+    derivative depends on, and to the times: through the steps of a fixed-step method, of the exact solution (and of
+    first order only) with the others.
+
     Raises:
-        ValueError: an unknown method, a gradient that it cannot give, fewer than two times, times out of order, a
-            number of steps below one, or a tolerance that is not positive.
+        ValueError: an unknown method, a gradient that it cannot give, times of another form, a number of steps below
+            one, a tolerance that is no positive number, a state or a derivative of another form, an adaptive solve in
+            half precision or where torch traces instead of computing.
 
     Exponential decay, exp(-1) = 0.36788:
 
@@ -156,35 +190,137 @@ def solve(
     """
     check_method(method)
     check_gradient(gradient, method)
-    if grid is not None:
-        if not has_fixed_steps(method):
-            raise ValueError(f"a grid of steps needs a fixed-step method ({', '.join(FIXED)}), not {method!r}")
-        times = torch.stack([grid[0], grid[-1]])
-    if times.dim() != 1 or times.shape[0] < 2:
-        raise ValueError(f"times must be one row of at least two numbers, got shape {tuple(times.shape)}")
-    if steps < 1 or max_steps < 1:
-        raise ValueError(f"steps must be at least 1, got {min(steps, max_steps)}")
-    if rtol < 0 or atol <= 0:
-        raise ValueError(f"tolerances must be positive, got rtol={rtol} and atol={atol}")
+    state, steps, max_steps = check_state(state), _count(steps, "steps"), _count(max_steps, "max_steps")
+    rtol, atol = _tolerance(rtol, "rtol"), _tolerance(atol, "atol")
+    if atol == 0:
+        raise ValueError("tolerances must be positive, got atol=0")
+    if gradient == "adjoint" and not hasattr(derivative, "tensors"):
+        raise ValueError("the adjoint needs a derivative with a method tensors(), the tensors that it depends on")
+    derivative = checked(derivative)
+    fixed = has_fixed_steps(method)
+    if grid is not None and not fixed:
+        raise ValueError(f"a grid of steps needs a fixed-step method ({', '.join(FIXED)}), not {method!r}")
+    with in_own_precision(state[0]):
+        if fixed:
+            return _solve_on_grid(derivative, state, times, method, steps, grid, recompute=gradient == "checkpoint")
+        asked = as_times(times, state[0], steps=steps if method.startswith(LIBRARY) else 1)
+        _check_adaptive(state, method)
 
-    if method.startswith(LIBRARY):
-        from .library import library_solve
+        def run(start: State, at: Tensor) -> Solution:
+            if method in ADAPTIVE:
+                tableau, again = ADAPTIVE[method], gradient == "checkpoint"
+                return adaptive_solve(
+                    derivative, start, at, tableau, rtol=rtol, atol=atol, max_steps=max_steps, recompute=again
+                )
+            from .library import library_solve
 
-        name, adjoint = method.removeprefix(LIBRARY), gradient == "adjoint"
-        return library_solve(derivative, state, times, name, steps=steps, rtol=rtol, atol=atol, adjoint=adjoint)
-    recompute = gradient == "checkpoint"
-    if method in ADAPTIVE:
-        gaps = times.diff()
-        if not bool((gaps > 0).all() or (gaps < 0).all()):
-            raise ValueError(f"times must rise or fall, got {times.tolist()}")
-        return adaptive_solve(
-            derivative, state, times, ADAPTIVE[method], rtol=rtol, atol=atol, max_steps=max_steps, recompute=recompute
-        )
+            name, adjoint = method.removeprefix(LIBRARY), gradient == "adjoint"
+            return library_solve(
+                derivative, start, at, name, steps=steps, rtol=rtol, atol=atol, max_steps=max_steps, adjoint=adjoint
+            )
+
+        if asked.requires_grad and torch.is_grad_enabled():
+            return _differentiable_in_times(run, derivative, state, asked, each=method in ADAPTIVE)
+        return run(state, asked.detach())
+
+
+def grid_of(times: Times, state: Tensor, steps: int, grid: Times | None) -> tuple[Tensor, Tensor, list[int]]:
+    """Return the requested times, the nodes of a fixed-step solve, and the places of the times among the nodes.
+
+    Args:
+        times: requested times.
+        state: a part of the state, which gives device and dtype.
+        steps: steps on the whole interval.
+        grid: the nodes themselves, whose ends are then the requested times.
+
+    Raises:
+        ValueError: see `as_times`.
+    """
     if grid is None:
-        grid, kept = nodes_of(times, steps)
-    else:
-        kept = [0, grid.shape[0] - 1]
-    path = list(fixed_steps(derivative, state, grid, fixed_tableau(method), recompute=recompute))
+        asked = as_times(times, state, steps=steps)
+        return asked, *nodes_of(asked, steps)
+    nodes = as_times(grid, state, name="grid")
+    return torch.stack([nodes[0], nodes[-1]]), nodes, [0, nodes.shape[0] - 1]
+
+
+def _solve_on_grid(
+    derivative: Derivative,
+    state: State,
+    times: Times,
+    method: str,
+    steps: int,
+    grid: Times | None,
+    *,
+    recompute: bool,
+) -> Solution:
+    asked, nodes, kept = grid_of(times, state[0], steps, grid)
+    path = list(fixed_steps(derivative, state, nodes, fixed_tableau(method), recompute=recompute))
     parts = tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(state)))
-    taken = grid.shape[0] - 1
-    return Solution(times, parts, nfe=evaluations(method, taken), accepted=taken, rejected=0)
+    taken = nodes.shape[0] - 1
+    return Solution(asked, parts, nfe=evaluations(method, taken), accepted=taken, rejected=0)
+
+
+def _differentiable_in_times(
+    run: Callable[[State, Tensor], Solution], derivative: Derivative, state: State, times: Tensor, *, each: bool
+) -> Solution:
+    """Solve, and give the result the gradients of the exact solution in the times.
+
+    Args:
+        run: solves from a state at times without gradients.
+        derivative: the rates.
+        state: the state at the first time.
+        times: requested times, with gradients.
+        each: whether the derivative takes a time for each sample.
+    """
+    count = state[0].shape[0]
+
+    def rates(k: int, at: State) -> State:
+        with torch.no_grad():
+            return derivative(times[k].detach().expand(count) if each else times[k].detach(), at)
+
+    first = rates(0, state)
+    start = tuple(attach_times(part, times[0], -rate) for part, rate in zip(state, first, strict=True))
+    solution = run(start, times.detach())
+    path: list[State] = [state]
+    for k in range(1, times.shape[0]):
+        here = tuple(part[k] for part in solution.parts)
+        found = rates(k, here)
+        if solution.outcomes is not None:  # a sample that is lost stands still
+            there = solution.reached
+            found = tuple(torch.where(there.view(-1, *[1] * (r.dim() - 1)), r, torch.zeros_like(r)) for r in found)
+        path.append(tuple(attach_times(part, times[k], rate) for part, rate in zip(here, found, strict=True)))
+    parts = tuple(torch.stack([there[i] for there in path]) for i in range(len(state)))
+    return replace(solution, times=times, parts=parts)
+
+
+def _count(value: int, name: str) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+    return count
+
+
+def _tolerance(value: float, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be one number, the same for all components, got {value!r:.80}") from None
+    if not 0 <= number < math.inf:
+        raise ValueError(f"tolerances must be positive and finite, got {name}={number}")
+    return number
+
+
+def _check_adaptive(state: State, method: str) -> None:
+    if any(part.dtype in (torch.float16, torch.bfloat16) for part in state):
+        raise ValueError(
+            f"{method} cannot meet its tolerances in {state[0].dtype}; give a float32 state, or use rk4 or another "
+            "fixed-step method"
+        )
+    if state[0].numel() and not torch.compiler.is_compiling() and not sees_numbers(state[0]):
+        raise ValueError(
+            f"{method} chooses its steps by numbers, which are not there while torch traces; use rk4 or another "
+            "fixed-step method"
+        )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ...solvers import State, fixed_steps, fixed_tableau
+from ...solvers import State, fixed_steps, fixed_tableau, is_plain
 from ..activations import Activation
 from ..field import Field
 from ..layered import MLPField
@@ -47,6 +47,8 @@ def shallow_field(field: Field, control: Tensor, state: Tensor) -> MLPField | No
         return None
     if field.layers[0].products != "float32" or torch.is_autocast_enabled("cpu"):
         return None
+    if torch.compiler.is_exporting() or not (torch.compiler.is_compiling() or is_plain(control, state)):
+        return None  # a trace would hold the result as a constant, and a fake tensor has no memory
     # The operator has no rule for these; asked through it, a forward-mode derivative would be zero in silence.
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return None
@@ -91,10 +93,10 @@ def shallow_solve(
 @cache
 def _tableau(method: str) -> tuple[Tensor, Tensor, Tensor]:
     tableau = fixed_tableau(method)
-    a = torch.zeros(tableau.stages, tableau.stages)
-    for i, row in enumerate(tableau.a):
-        a[i, : len(row)] = torch.tensor(row)
-    return a, torch.tensor(tableau.b), torch.tensor(tableau.c)
+    # For the whole process, so whatever device and dtype are the default when it is first asked for.
+    rows = [[*row, *[0.0] * (tableau.stages - len(row))] for row in tableau.a]
+    a, b, c = (torch.tensor(held, dtype=torch.float32, device="cpu") for held in (rows, tableau.b, tableau.c))
+    return a, b, c
 
 
 def _call(
