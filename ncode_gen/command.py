@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from .allocator import keep_freed_memory
 from .errors import UserError
-from .signals import Interrupted
+from .paths import user_path
+from .signals import Interrupted, stop_signals
 
-__all__ = ["parse", "run_command"]
+__all__ = ["parse", "run_command", "tell_of_data"]
 
 Options = TypeVar("Options")
+PATHS = ("run", "runs", "out", "root")  # that are held as text
 
 
 def parse(kind: type[Options], name: str, argv: list[str], description: str, default: Any = None) -> Options:
@@ -34,17 +39,41 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
         use_underscores=True,
         **extra,
     )
-    return options
+    return _at_home(options)
+
+
+def _at_home(options: Options) -> Options:
+    """Return options whose paths begin at the user's home folder where they begin with ~ (shells leave --out=~/a)."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cast(Any, options)):
+        value = getattr(options, field.name)
+        if isinstance(value, Path):
+            found[field.name] = user_path(value)
+        elif field.name in PATHS and isinstance(value, str) and value.startswith("~"):
+            found[field.name] = str(user_path(value)) + "/" * value.endswith("/")
+        elif field.name in PATHS and isinstance(value, tuple | list):
+            found[field.name] = type(value)(str(user_path(each)) if each.startswith("~") else each for each in value)
+    return dataclasses.replace(cast(Any, options), **found) if found else options
+
+
+def tell_of_data(notes: Sequence[str], warnings: Sequence[str], *, quiet: bool) -> None:
+    """Print what is to be said of how images were read and split; warnings even if quiet."""
+    for line in [*([] if quiet else [f"note: {line}" for line in notes]), *(f"warning: {line}" for line in warnings)]:
+        print(line, file=sys.stderr)
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run a command's `main`, and turn a user's mistake into one sentence and an exit code other than 0."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without a letter shows its number instead
+            stream.reconfigure(errors="backslashreplace")
     keep_freed_memory()
-    signal.signal(signal.SIGTERM, _end)  # as Ctrl-C, so that no half-written file is left behind
+    for number in stop_signals():
+        signal.signal(number, _end)  # as Ctrl-C, so that no half-written file is left behind
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}".replace("\n", "\\n"), file=sys.stderr)
         raise SystemExit(error.code) from None
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
@@ -36,6 +37,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
     objective, prior, flow = recipe.objective.kind, recipe.prior.kind, recipe.flow
     bound, moved = objective == "elbo", flow.loop not in ("none", "iaf")
     return (
+        ("data.range", recipe.data.name != "folder", 'data.name = "folder"'),
         ("flow.feedback", flow.loop != "closed", 'flow.loop = "closed"'),
         (
             "flow.feedback_control",
@@ -78,7 +80,7 @@ def idle_keys(recipe: Recipe) -> tuple[tuple[str, bool, str], ...]:
 
 # Least and largest value of each whole number. The largest ones are far beyond use; they keep a mistaken or hostile
 # recipe from taking all memory or time before anything can be checked.
-MANY, DEEP, SEEDS = 2**20, 1000, 2**32 - 1
+MANY, DEEP, SEEDS = 2**20, 1000, 2**63 - 1
 RANGES = {
     "seed": (0, SEEDS),
     "data.size": (0, 8192),
@@ -167,7 +169,10 @@ def _check_ranges(recipe: Recipe, source: str) -> None:
         raise UserError(f"{source}: name must be a plain folder name, got {name!r}")
     if len(name.encode()) > LONGEST_NAME:
         raise UserError(f"{source}: name must have at most {LONGEST_NAME} bytes, it has {len(name.encode())}")
-    if "\0" in recipe.data.root:
+    given = recipe.data.range
+    if given and not (len(given) == 2 and all(map(math.isfinite, given)) and given[0] < given[1]):
+        raise UserError(f"{source}: data.range must be two numbers, black and then white, got {list(given)}")
+    if "\0" in recipe.data.root or recipe.data.root.encode(errors="ignore").decode() != recipe.data.root:
         raise UserError(f"{source}: data.root must be the name of a folder, got {recipe.data.root!r}")
 
 
@@ -221,6 +226,11 @@ def _check_pairs(recipe: Recipe, source: str) -> None:
         (
             recipe.flow.dynamics and recipe.flow.loop != "open",
             f'flow.dynamics belongs to flow.loop = "open", got "{recipe.flow.loop}"',
+        ),
+        (
+            recipe.training.accumulate > 1 and (recipe.objective.kind == "wae" or recipe.objective.free_nats > 0),
+            'objective.kind = "wae" and objective.free_nats are losses of the whole batch, which training.accumulate '
+            "would part; set it to 1",
         ),
         (
             recipe.objective.particles > 1 and recipe.objective.free_nats > 0,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .errors import UserError
-from .picture_files import list_pictures, read_picture
+from .paths import user_path
+from .picture_files import read_picture, set_range
+from .picture_folders import find_pictures, split_folders
+from .pixel_range import PixelRange
 from .recipe import DataRecipe
+from .seeding import seeded
+from .splits import FileSplit, place_of, split_by_hash
 
 __all__ = [
     "FolderImages",
@@ -71,10 +77,11 @@ class TensorImages(Images):
     Args:
         pixels: (n, C, H, W), uint8.
         labels: classes, (n,), where they are known.
+        notes: what is to be told of how they were read, a line each.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor | None = None) -> None:
-        self.pixels, self.labels = pixels, labels
+    def __init__(self, pixels: Tensor, labels: Tensor | None = None, notes: tuple[str, ...] = ()) -> None:
+        self.pixels, self.labels, self.notes = pixels, labels, notes
         self.shape = (int(pixels.shape[1]), int(pixels.shape[2]), int(pixels.shape[3]))
 
     def __len__(self) -> int:
@@ -149,11 +156,20 @@ class _Reading(Dataset[Tensor | str]):
 
 @dataclass(frozen=True)
 class Splits:
-    """The images to learn from, to watch training with, and to score with."""
+    """The images to learn from, to watch training with, and to score with.
+
+    Attributes:
+        notes: what was left out or decided for the user, a line each.
+        warnings: what may make scores or training other than the user thinks, a line each.
+        files: which pictures of a folder they are; None for sets that have their own splits.
+    """
 
     train: Images
     validation: Images
     test: Images
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    files: FileSplit | None = None
 
 
 def _digits(recipe: DataRecipe) -> Splits:
@@ -221,36 +237,97 @@ def _celeba(train: Any, test: Any, side: int, recipe: DataRecipe, workers: int) 
     folder = Path(train.root) / train.base_folder / "img_align_celeba"
     paths = [folder / name for name in (*train.filename, *test.filename)]
     first = torch.arange(len(train.filename))
-    return _streams(paths, first, torch.arange(len(first), len(paths)), side, recipe, workers)
+    learnt, validation = _held_out(first, recipe)
+    return _streams(paths, (learnt, validation, torch.arange(len(first), len(paths))), side, recipe, workers)
 
 
-def _folder(recipe: DataRecipe, workers: int) -> Splits:
+def _folder(recipe: DataRecipe, workers: int, recorded: FileSplit | None, earlier: bool) -> Splits:
     root = Path(recipe.root)
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; name the folder of pictures with --data.root")
-    parts = [root / "train", root / "test"]
-    if all(part.is_dir() for part in parts):
-        found = [list_pictures(part, least) for part, least in zip(parts, (2, 1), strict=True)]
-        paths = found[0] + found[1]
-        train, test = torch.arange(len(paths)).split([len(some) for some in found])
-        labels = _classes(parts, found)
+    parts, notes = split_folders(root)
+    if parts:
+        found = {part: find_pictures(folder, 2 if part == "train" else 1) for part, folder in parts.items()}
     else:
-        paths, labels = list_pictures(root, 4), None
-        train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
+        found = {"all": find_pictures(root, 4)}
+    notes += [line for some in found.values() for line in some.told(root)]
+    names = {part: [path.relative_to(root).as_posix() for path in some.paths] for part, some in found.items()}
+    warnings: list[str] = []
+    if recorded is None and earlier:
+        split, warnings = _earlier_split(names, recipe), [EARLIER]
+    elif recorded is None:
+        split = _new_split(names, recipe)
+    else:
+        split, warnings = recorded.among([name for some in names.values() for name in some], root)
+    train = split.train[: recipe.limit] if recipe.limit else split.train
+    used = [*train, *split.validation, *split.test]
+    paths = [root / name for name in used]
+    given = PixelRange(*recipe.range) if recipe.range else split.pixels
+    pixels, told = set_range(paths, given)
+    order = torch.arange(len(used)).split([len(train), len(split.validation), len(split.test)])
+    splits = _streams(paths, order, recipe.size or FOLDER_SIZE, recipe, workers, _classes(parts, used), pixels)
+    files = dataclasses.replace(split, pixels=pixels)
+    return dataclasses.replace(splits, notes=(*notes, *told), warnings=tuple(warnings), files=files)
+
+
+EARLIER = (
+    "this run holds no record of its pictures (data.json), as runs of earlier versions do not: they are split as those "
+    "did, so if pictures were added, renamed or taken away since, some test pictures were learnt from"
+)
+EARLIER_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def _new_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit:
+    """Split relative paths, by part where folders say it, else each by its own hash."""
+    seed = recipe.split_seed
+    train, test = names.get("train", []), names.get("test", [])
+    if "all" in names:
+        train, test = split_by_hash(names["all"], recipe.test, "test", seed)
+    if "validation" in names:
+        validation = names["validation"]
+    else:
+        train, validation = split_by_hash(train, recipe.validation, "validation", seed)
     # Not in the order of their paths: the first pictures of a part stand for all, also where folders are classes.
-    generator = torch.Generator().manual_seed(recipe.split_seed)
+    learnt, watched, scored = (
+        tuple(sorted(part, key=lambda name: place_of(name, "order", seed))) for part in (train, validation, test)
+    )
+    digest = FileSplit.digest_of([name for some in names.values() for name in some])
+    return FileSplit(digest, learnt, watched, scored)
+
+
+def _earlier_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit:
+    """Split relative paths as earlier versions did: at random by their place in the sorted list."""
+    known = {part: [name for name in some if name.lower().endswith(EARLIER_ENDINGS)] for part, some in names.items()}
+    if "train" in known and "test" in known:
+        paths = known["train"] + known["test"]
+        train, test = torch.arange(len(paths)).split([len(known["train"]), len(known["test"])])
+    else:
+        paths = sorted((name for some in known.values() for name in some), key=Path)
+        train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
+    generator = seeded(recipe.split_seed)
     train, test = (part[torch.randperm(len(part), generator=generator)] for part in (train, test))
-    return _streams(paths, train, test, recipe.size or FOLDER_SIZE, recipe, workers, labels)
+    kept, held = _shuffled(len(train), recipe.validation, recipe.split_seed + 1)
+    learnt, watched, scored = (tuple(paths[int(i)] for i in part) for part in (train[kept], train[held], test))
+    return FileSplit(FileSplit.digest_of(paths), learnt, watched, scored)
 
 
-def _classes(parts: list[Path], found: list[list[Path]]) -> Tensor | None:
-    """Return the class of each picture, (n,), if all are in class folders, the same ones in both parts."""
-    names = [[path.relative_to(part).parts for path in some] for part, some in zip(parts, found, strict=True)]
-    known = [sorted({name[0] for name in some if len(name) > 1}) for some in names]
-    if known[0] != known[1] or len(known[0]) < 2 or any(len(name) < 2 for some in names for name in some):
+def _classes(parts: dict[str, Path], names: list[str]) -> Tensor | None:
+    """Return the class of each picture, (n,), if all are in class folders, the same ones in every part."""
+    if not parts:
         return None
-    number = {name: i for i, name in enumerate(known[0])}
-    return torch.tensor([number[name[0]] for some in names for name in some])
+    known: dict[str, set[str]] = {}
+    classes = []
+    for name in names:
+        part, *inside = name.split("/")
+        if len(inside) < 2:
+            return None
+        known.setdefault(part, set()).add(inside[0])
+        classes.append(inside[0])
+    first, *others = known.values()
+    if len(first) < 2 or any(other != first for other in others):
+        return None
+    number = {name: i for i, name in enumerate(sorted(first))}
+    return torch.tensor([number[name] for name in classes])
 
 
 @dataclass(frozen=True)
@@ -260,35 +337,33 @@ class _Files:
     paths: list[Path]
     side: int
     grey: bool
+    pixels: PixelRange | None = None
 
     def __call__(self, index: int) -> Tensor:
-        return read_picture(self.paths[index], self.side, grey=self.grey)
+        return read_picture(self.paths[index], self.side, grey=self.grey, pixels=self.pixels)
 
 
 def _streams(
     paths: list[Path],
-    train: Tensor,
-    test: Tensor,
+    order: Sequence[Tensor],
     side: int,
     recipe: DataRecipe,
     workers: int,
     labels: Tensor | None = None,
+    pixels: PixelRange | None = None,
 ) -> Splits:
-    """Split pictures in files; sets that fit in memory are read once, larger ones are streamed, without labels."""
-    read = _Files(paths, side, recipe.grey)
+    """Read pictures by the indices of each part; sets that fit in memory once, larger ones as a stream, unlabelled."""
+    read = _Files(paths, side, recipe.grey, pixels)
     shape = (1 if recipe.grey else 3, side, side)
-    train, validation = _held_out(train, recipe)
-    parts = [FolderImages(read, order, shape, workers) for order in (train, validation, test)]
+    train, validation, test = (FolderImages(read, some, shape, workers) for some in order)
     if len(paths) * shape[0] * side * side > IN_MEMORY:
-        return Splits(*parts)
-    held = [
-        TensorImages(
-            torch.cat([(255 * batch).round().byte() for batch in part.batches(256)]),
-            None if labels is None else labels[part.order],
-        )
-        for part in parts
-    ]
-    return Splits(*held)
+        return Splits(train, validation, test)
+
+    def held(part: FolderImages) -> TensorImages:
+        pixels = torch.cat([(255 * batch).round().byte() for batch in part.batches(256)])
+        return TensorImages(pixels, None if labels is None else labels[part.order])
+
+    return Splits(held(train), held(validation), held(test))
 
 
 def _resized(pixels: Tensor, recipe: DataRecipe) -> Tensor:
@@ -304,7 +379,7 @@ def _resized(pixels: Tensor, recipe: DataRecipe) -> Tensor:
 
 def _shuffled(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split n indices at random: (rest, share), at least one in each."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=seeded(seed))
     held = min(max(1, round(share * n)), n - 1)
     return order[held:].sort().values, order[:held].sort().values
 
@@ -321,12 +396,19 @@ def _validation(train: TensorImages, test: TensorImages, recipe: DataRecipe) -> 
     return Splits(train.select(kept), train.select(held), test)
 
 
-def load_data(recipe: DataRecipe, workers: int = 2) -> Splits:
+def load_data(
+    recipe: DataRecipe, workers: int = 2, recorded: FileSplit | None = None, *, earlier: bool = False
+) -> Splits:
     """Load an image set by name.
+
+    Pictures of a folder without folders of its own for training and test are split by a hash of their relative paths,
+    so that one that is added or taken away moves no other.
 
     Args:
         recipe: which set, where, and how it is split.
         workers: reading processes for sets that do not fit in memory.
+        recorded: the pictures of a run, whose split is then kept (folders of pictures).
+        earlier: whether a run of an earlier version is meant, which recorded none.
 
     Raises:
         UserError: the set is missing, damaged or too small; the message names the expected place.
@@ -335,8 +417,9 @@ def load_data(recipe: DataRecipe, workers: int = 2) -> Splits:
     >>> splits.train.shape, len(splits.train), len(splits.validation), len(splits.test)
     ((1, 8, 8), 1451, 76, 270)
     """
+    recipe = dataclasses.replace(recipe, root=str(user_path(recipe.root)))
     if recipe.name == "digits":
         return _digits(recipe)
     if recipe.name == "folder":
-        return _folder(recipe, workers)
+        return _folder(recipe, workers, recorded, earlier)
     return _torchvision(recipe, workers)

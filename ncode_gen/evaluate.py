@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
-from .command import parse, run_command
+from .command import parse, run_command, tell_of_data
 from .errors import UserError
 from .recipe import DataRecipe, ImageSet
 from .score_labels import UNITS, score_labels, solver_note
@@ -85,13 +85,11 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate_run(options: Options) -> None:
-
-    from .data import load_data
     from .files import check_writable
     from .history import read_run
     from .metrics import image_features, sample_features, score_reconstruction
     from .report import write_report
-    from .run import EVALUATION, find_run, load_recipe, load_run, weights_digest
+    from .run import EVALUATION, find_run, load_recipe, load_run, load_run_data, weights_digest
 
     started = time.perf_counter()
     folder = find_run(options.run)
@@ -104,7 +102,8 @@ def _evaluate_run(options: Options) -> None:
             raise UserError(f"{folder} has no refiner; leave --no-refine out")
         model.refiner = None
     data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
-    splits = load_data(data, recipe.training.workers)
+    splits = load_run_data(folder, data, recipe.training.workers)
+    tell_of_data(splits.notes, splits.warnings, quiet=quiet)
     test = splits.test
     out = options.out or folder / EVALUATION
     if workers.leads:
@@ -114,6 +113,9 @@ def _evaluate_run(options: Options) -> None:
 
     protocol = _protocol(options, recipe.data.name, test, network, device)
     protocol |= {"n": options.n, "weights_digest": weights_digest(folder), "prior": recipe.prior.kind}
+    protocol["warnings"] += splits.warnings
+    if splits.files is not None:
+        protocol["files_digest"] = splits.files.digest
     if not options.refine:
         protocol["refiner"] = "left out"
     # What takes long is shared by the processes; the rest is the leading one's.
@@ -141,6 +143,7 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
     from .files import check_writable
     from .image_files import fit_channels, images_digest, read_images
     from .metrics import image_features
+    from .seeding import seeded
 
     started = time.perf_counter()
     workers, device, network = _prepare(options, name)
@@ -149,8 +152,10 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
     # Sets without a size or colours of their own take those of the images.
     free = name in ("celeba", "folder")
     recipe = DataRecipe(name, options.root or "data", size=side if free else 0, grey=free and channels == 1)
-    test = load_data(recipe).test
+    splits = load_data(recipe)
+    test = splits.test
     given = fit_channels(given, test.shape[0])
+    tell_of_data((*given.notes, *splits.notes), splits.warnings, quiet=options.quiet or not workers.leads)
     if given.shape != test.shape:
         here, there = (" x ".join(map(str, (*shape[1:], shape[0]))) for shape in (given.shape, test.shape))
         raise UserError(f"{path} holds images of {here} (height x width x channels), those of {name} are {there}")
@@ -163,9 +168,10 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
         test = test.head(options.limit)
 
     protocol = _protocol(options, name, test, network, device)
+    protocol["warnings"] += [*given.notes, *splits.warnings]
     protocol |= {"images": path.name, "images_digest": images_digest(given), "images_held": len(given)}
     if len(given) > options.n:
-        order = torch.randperm(len(given), generator=torch.Generator().manual_seed(options.seed))
+        order = torch.randperm(len(given), generator=seeded(options.seed))
         given = given.select(order[: options.n])
     protocol |= {"n": len(given), "likelihood": "images alone have no likelihood"}
     fake = image_features(network, given, device, workers)
@@ -293,7 +299,6 @@ def _score_likelihood(
 
 def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     solver, labels = protocol.get("solver"), score_labels(protocol)
@@ -302,8 +307,8 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
         table.add_column(column, justify="left" if column in ("score", "unit") else "right")
     for key, score in scores.items():
         interval = f"{score.low:.4g} to {score.high:.4g}"
-        table.add_row(escape(labels.get(key, key)), f"{score.value:.4g}", interval, UNITS.get(key, ""))
-    console = Console(width=110)
+        table.add_row(labels.get(key, key), f"{score.value:.4g}", interval, UNITS.get(key, ""))
+    console = Console(width=110, highlight=False, markup=False, emoji=False)
     console.print(table)
     if solver and solver["refined"] != "none":
         console.print(f"likelihoods with {solver_note(solver)}")

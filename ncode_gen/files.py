@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import shutil
+import stat
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,20 @@ __all__ = ["check_links", "check_writable", "remove_partial_files", "write_atomi
 PARTIAL = ".partial"
 
 
+# What file systems without owners, links or a disk of their own answer (FAT, network, FUSE), and is no loss.
+UNSUPPORTED = {
+    getattr(errno, name)
+    for name in ("EPERM", "EACCES", "EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOTTY", "EROFS")
+    if hasattr(errno, name)
+}
+# Of a move in one step: also other devices, and a target that is in the way.
+NO_MOVE = {*UNSUPPORTED, errno.EXDEV, errno.EEXIST}
+
+
 def write_atomically(path: Path, write: Callable[[Path], object], *, keep: Path | None = None) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in its place in one move.
+
+    Where the place knows no rights, no flushing or no moving, the file is written as safely as it allows.
 
     Args:
         path: the file.
@@ -28,19 +44,20 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, keep: Path 
     Raises:
         UserError: the place cannot be written, or the disk is full; what stood at `path` before is intact.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # safetensors makes files that only their owner can read; a run folder is to be shared like any other.
+        partial.touch()
+        rights = stat.S_IMODE(partial.stat().st_mode)
         write(partial)
         with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        # safetensors makes files that only their owner can read; a run folder is to be shared like any other.
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
+            _allowing(lambda: os.fsync(file.fileno()))
+        if stat.S_IMODE(partial.stat().st_mode) != rights:
+            _allowing(lambda: partial.chmod(rights))
         if keep is not None and path.exists():
-            path.replace(keep)
-        partial.replace(path)
+            _move(path, keep)
+        _move(partial, path)
     except UserError:
         raise
     except Exception as error:
@@ -50,6 +67,39 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, keep: Path 
     finally:
         with contextlib.suppress(OSError):  # there may be no such folder
             partial.unlink(missing_ok=True)
+
+
+def _allowing(work: Callable[[], object]) -> None:
+    """Do what a file system may not know; errors of another kind (a full or broken disk) are raised."""
+    try:
+        work()
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file in one step; where that is refused, copy it, and keep the old one until the copy is whole."""
+    try:
+        source.replace(target)
+        return
+    except OSError as error:
+        if error.errno not in NO_MOVE or target.is_dir():
+            raise
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old{PARTIAL}")
+    if target.exists():
+        shutil.copyfile(target, aside)
+    try:
+        shutil.copyfile(source, target)
+        with target.open("rb+") as file:
+            _allowing(lambda: os.fsync(file.fileno()))
+    except OSError:
+        if aside.exists():
+            shutil.copyfile(aside, target)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+    source.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
@@ -88,8 +138,8 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    """Write a text file atomically, in UTF-8; names that are no text in any encoding lose these letters."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="replace"))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .command import parse, run_command
+from .command import parse, run_command, tell_of_data
 
 __all__ = ["Options", "main"]
 
@@ -38,19 +38,19 @@ def main(argv: list[str]) -> None:
     """Draw samples, reconstructions, interpolations, trajectories and the animation, and a report of all."""
     options = parse(Options, "gallery", argv, "Draw samples, reconstructions and trajectories, and write a report.")
 
-    from .data import load_data
     from .figures import draw_gallery
     from .history import REPORT, read_run
     from .report import write_report
-    from .run import find_run, load_recipe, load_run, resolve_device
+    from .run import find_run, load_recipe, load_run, load_run_data, resolve_device
 
     folder = find_run(options.run)
     recipe = load_recipe(folder)
     model = load_run(folder, resolve_device(options.device))
     data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
-    images = load_data(data, recipe.training.workers).test
+    splits = load_run_data(folder, data, recipe.training.workers)
+    tell_of_data(splits.notes, splits.warnings, quiet=options.quiet)
     out = options.out or folder / "gallery"
-    files = draw_gallery(model, images, out, title=recipe.name, kind=options.format, seed=options.seed)
+    files = draw_gallery(model, splits.test, out, title=recipe.name, kind=options.format, seed=options.seed)
     files.append(write_report(read_run(folder, out), out / REPORT))
     if not options.quiet:
         for file in files:

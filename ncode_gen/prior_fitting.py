@@ -9,6 +9,7 @@ import torch
 from .autoencoder import LatentModel
 from .data import Images
 from .progress import track
+from .seeding import seeded
 
 __all__ = ["fit_prior"]
 
@@ -36,7 +37,7 @@ def fit_prior(
     """
     if not model.prior.fits:
         return
-    generator = torch.Generator().manual_seed(seed + 2)
+    generator = seeded(seed + 2)
     latents, seen = [], 0
     for batch in images.batches(500, device=device):
         latents.append(model.draw(batch, generator).cpu())

@@ -22,7 +22,8 @@ __all__ = ["Reporter", "console", "track"]
 SECONDS_BETWEEN_LINES = 60.0
 PICTURES = 64
 
-console = Console(stderr=True, highlight=False)
+# Paths and names are printed as they are: brackets are no markup, and :words: no pictures.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class _Shown:
@@ -105,9 +106,10 @@ class Reporter(_Shown):
         """Write curves; if they cannot be written, say so and go on without them."""
         try:
             work()
-        except OSError as error:
+        except Exception as error:  # of another library, which must not stop training whatever it raises
             self.curves = None
-            self.warn(f"cannot write {self.folder / 'tensorboard'}: {error.strerror}; training goes on without curves")
+            reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
+            self.warn(f"cannot write {self.folder / 'tensorboard'}: {reason}; training goes on without curves")
 
     def step(self, step: int, epoch: int, loss: float, nfe: int) -> None:
         """Show the step, the loss of the epoch so far, the speed and the evaluations of the field."""

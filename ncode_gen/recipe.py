@@ -16,6 +16,7 @@ import tomli_w
 
 from .consistency import check_recipe, idle_keys
 from .errors import UserError
+from .paths import user_path
 
 __all__ = [
     "DataRecipe",
@@ -43,7 +44,7 @@ class DataRecipe:
     """Image set; "folder" takes any folder of pictures, named by --data.root."""
     root: str = "data"
     """Folder that holds (or will hold) the downloaded set, or the folder of pictures itself; where that has folders
-    train and test, these are the split."""
+    train and test (or training, val, ...), these are the split."""
     size: int = 0
     """Side to which pictures are resized and cropped, in pixels; 0 keeps the set's own (32 for a folder)."""
     grey: bool = False
@@ -56,6 +57,9 @@ class DataRecipe:
     """Seed of the splits."""
     limit: int = 0
     """Use only so many training images; 0 for all."""
+    range: tuple[float, ...] = ()
+    """Which values of pixels of more than 8 bits become black and white, such as 0 4095; by default the usual depth
+    that holds the largest value of all pictures (a folder)."""
 
 
 @dataclass(frozen=True)
@@ -296,13 +300,15 @@ class Recipe:
         Raises:
             UserError: the file is missing or no TOML, a key is unknown, a value has a wrong type or is out of range.
         """
-        path = Path(path)
+        path = user_path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark at the start
         except FileNotFoundError:
             raise UserError(f"no model file at {path}; see the folder models/ for those that exist") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the model file {path}: {error}") from None
+        except OSError as error:
+            raise UserError(f"cannot read the model file {path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"the model file {path} is no text in UTF-8, which TOML needs; save it as UTF-8") from None
         return cls.parse(text, str(path), stored=stored)
 
     @classmethod
@@ -351,6 +357,7 @@ class Recipe:
         True
         """
         values = dataclasses.asdict(self)
+        values["data"]["range"] = list(self.data.range)
         for key, without_effect, _ in idle_keys(self):
             section, name = key.split(".")
             if without_effect:
@@ -407,6 +414,10 @@ def _checked(hint: Any, value: Any, source: str, key: str) -> Any:
         return value
     if hint is float and type(value) is int and abs(value) < 2**53:
         return float(value)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{source}: {key} must be a list of numbers, got {value!r}")
+        return tuple(_checked(typing.get_args(hint)[0], each, source, key) for each in value)
     if type(value) is not hint or isinstance(hint, types.GenericAlias):
         raise UserError(f"{source}: {key} must be of type {hint.__name__}, got {value!r}")
     return value

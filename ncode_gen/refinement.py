@@ -15,6 +15,7 @@ from .autoencoder import LatentModel, Refiner
 from .data import Images
 from .progress import track
 from .recipe import Recipe
+from .seeding import seeded
 from .step import Step, StepOptions
 
 __all__ = ["KnownPictures", "RefinementStep", "know_pictures", "scale_refiner"]
@@ -26,7 +27,7 @@ IN_MEMORY = 2**30
 
 def scale_refiner(refiner: Refiner, model: LatentModel, images: Images, seed: int) -> None:
     """Let a refiner take the scale of a model's latents, and of what its decoder leaves out, from some images."""
-    generator = torch.Generator().manual_seed(seed + 3)
+    generator = seeded(seed + 3)
     some = torch.randperm(len(images), generator=generator)[:SCALED_BY]
     chosen = torch.cat(list(images.batches(AT_A_TIME, some, model.device)))
     latents = model.draw(chosen, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -13,15 +14,20 @@ from typing import Any
 import torch
 
 from .autoencoder import LatentModel, build_model
+from .data import Splits, load_data
 from .errors import UserError
 from .files import check_links
 from .hub import fetch_run, is_repository, upload_run
 from .memory import describe
-from .recipe import Recipe
+from .paths import user_path
+from .recipe import DataRecipe, Recipe
 from .records import read_record, write_record
+from .splits import FileSplit
+from .state import has_state
 from .weights import open_weights, write_weights
 
 __all__ = [
+    "DATA",
     "ENVIRONMENT",
     "EVALUATION",
     "METRICS",
@@ -32,8 +38,10 @@ __all__ = [
     "find_run",
     "load_recipe",
     "load_run",
+    "load_run_data",
     "push",
     "record_environment",
+    "record_files",
     "resolve_device",
     "run_identity",
     "save_weights",
@@ -44,6 +52,7 @@ __all__ = [
 
 RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
 METRICS, ENVIRONMENT, EVALUATION = "metrics.jsonl", "environment.json", "evaluation.json"
+DATA = "data.json"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -80,21 +89,89 @@ def use_full_precision() -> None:
 
 
 def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
-    """Return versions, device, commit and seed: what environment.json holds."""
+    """Return versions, device, commit and seed: what environment.json holds; None for what cannot be found out."""
     packages = ("torch", "torchvision", "torchdiffeq", "numpy", "scipy", "scikit-learn")
-    source = Path(__file__).parent
-    asked = subprocess.run(["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "ncode_gen": metadata.version("ncode_gen"),
-        "commit": asked.stdout.strip() or None,
+        "ncode_gen": _version("ncode_gen"),
+        "commit": _own_commit(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "packages": {name: _version(name) for name in packages},
+        "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).replace(f"{Path.cwd()}{os.sep}", ""),
+        "command": _command(),
         "seed": seed,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a package that was put there without an installer
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    try:
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    except (RuntimeError, AssertionError):
+        return device.type
+
+
+def _command() -> str:
+    said = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    with contextlib.suppress(OSError):  # the folder may have been removed
+        said = said.replace(f"{Path.cwd()}{os.sep}", "")
+    return said
+
+
+def _own_commit() -> str | None:
+    """Return the commit of this package's own repository; None where it is installed, wherever that lies."""
+    source = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(source), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20, errors="replace")
+        return done.stdout.strip()
+
+    try:
+        # Inside somebody else's repository, such as in an environment kept there, this file is none of its own.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != source.parent.resolve():
+            return None
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") or None
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def load_run_data(folder: Path, recipe: DataRecipe, workers: int) -> Splits:
+    """Load the images of a run, with the run's own split where they are a folder of pictures.
+
+    Args:
+        folder: run folder; one that holds no weights and no state is new, and its pictures are split anew.
+        recipe: which set, and where it lies now.
+        workers: reading processes.
+
+    Raises:
+        UserError: as for `load_data`, or what the run recorded of its pictures is damaged.
+    """
+    try:
+        recorded = FileSplit.from_record(read_record(folder / DATA), folder / DATA)
+    except FileNotFoundError:
+        return load_data(recipe, workers, earlier=(folder / WEIGHTS).exists() or has_state(folder))
+    return load_data(recipe, workers, recorded)
+
+
+def record_files(folder: Path, splits: Splits) -> None:
+    """Write which pictures of a folder a run learns from, into data.json; nothing for sets with their own splits.
+
+    What was written when the run began stays.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if splits.files is not None and not (folder / DATA).exists():
+        write_record(folder / DATA, splits.files.to_record())
 
 
 def shipped(folder: str) -> list[Path]:
@@ -135,7 +212,7 @@ def find_run(name: str | Path) -> Path:
     Raises:
         UserError: there is none, or the folder is no run.
     """
-    path = Path(name)
+    path = user_path(name)
     relative = path.relative_to("checkpoints") if path.parts[:1] == ("checkpoints",) else path
     candidates = [path, *(place / relative for place in shipped("checkpoints"))]
     found = next((candidate for candidate in candidates if candidate.is_dir()), None)

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from .command import parse, run_command
@@ -55,15 +54,15 @@ def main(argv: list[str]) -> None:
             except UserError as error:
                 notices.append(str(error))
     notices += [notice for record in records for notice in record.notices]
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=UNBROKEN)
+        console = Console(highlight=False, markup=False, emoji=False, width=UNBROKEN)
     if options.compare:
         notices += _incomparable(records)
     if records:
         console.print(_side_by_side(records) if options.compare else _listed(records))
     for notice in notices:
-        console.print(notice, soft_wrap=True, markup=False)
+        console.print(notice, soft_wrap=True)
     if missing:
         raise UserError("; ".join(missing))
     if not records:
@@ -77,14 +76,14 @@ def _listed(records: Sequence[RunRecord]) -> Table:
     for record in records:
         pictures = record.report or (record.pictures[0].parent if record.pictures else None)
         table.add_row(
-            escape(str(record.folder)),
+            str(record.folder),
             record.progress,
             f"{record.epochs}/{record.recipe.epochs}",
             _number(record.best_validation),
             _number(record.scores.get("fid", {}).get("value")),
             _number(record.scores.get("nll_nats", {}).get("value")),
             _duration(record.seconds),
-            escape(str(pictures)) if pictures else "-",
+            str(pictures) if pictures else "-",
         )
     return table
 
@@ -93,13 +92,13 @@ def _side_by_side(records: Sequence[RunRecord]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", overflow="fold")
     for record in records:
-        table.add_column(escape(record.folder.name), justify="right", overflow="fold")
+        table.add_column(record.folder.name, justify="right", overflow="fold")
     recipes = [tomllib.loads(record.recipe.to_toml()) for record in records]
     differing = sorted({key for recipe in recipes for key in changed_keys(recipes[0], recipe)} - {"name", "data.root"})
     for key in differing:
         section, _, name = key.rpartition(".")
         values = [(recipe.get(section, {}) if section else recipe).get(name, "-") for recipe in recipes]
-        table.add_row(key, *(escape(str(value)) for value in values))
+        table.add_row(key, *(str(value) for value in values))
     table.add_section()
     table.add_row("state", *(record.progress for record in records))
     table.add_row("epoch", *(f"{record.epochs}/{record.recipe.epochs}" for record in records))

@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     import torch
 
     from .run import computes_in_bf16, load_run, resolve_device
+    from .seeding import seeded
 
     device = resolve_device(options.device)
     model = load_run(options.run, device)
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
             model.compute_in(torch.bfloat16)
         elif not options.quiet:
             print("this CPU has no arithmetic for bf16 and would need longer: samples are drawn in float32")
-    images = model.sample(options.n, torch.Generator().manual_seed(options.seed), refine=options.refine)
+    images = model.sample(options.n, seeded(options.seed), refine=options.refine)
     _write(images.cpu(), Path(out), single)
     if not options.quiet:
         print(f"{options.n} samples, seed {options.seed}: {out}")
@@ -72,16 +73,12 @@ def main(argv: list[str]) -> None:
 
 def _write(images: Tensor, out: Path, single: bool) -> None:
     import numpy as np
-    from PIL import Image
 
     from .files import write_atomically
-    from .pictures import picture_grid, to_bytes
+    from .pictures import picture_grid
 
     if single:
-        digits = len(str(len(images) - 1))
-        for i, picture in enumerate(to_bytes(images).permute(0, 2, 3, 1).numpy()):
-            image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
-            write_atomically(out / f"{i:0{digits}d}.png", functools.partial(image.save, format="PNG"))
+        _write_singles(images, out)
     elif out.suffix == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, images=images.permute(0, 2, 3, 1).numpy())
@@ -89,6 +86,52 @@ def _write(images: Tensor, out: Path, single: bool) -> None:
     else:
         grid = picture_grid(images)
         write_atomically(out, lambda partial: grid.save(partial, format="PNG"))
+
+
+def _write_singles(images: Tensor, out: Path) -> None:
+    """Write a picture for each image, in place of those of an earlier draw, which the folder's record names."""
+    from PIL import Image
+
+    from .files import write_atomically
+    from .picture_folders import DRAW_RECORD
+    from .pictures import to_bytes
+    from .records import write_record
+
+    digits = len(str(len(images) - 1))
+    names = [f"{i:0{digits}d}.png" for i in range(len(images))]
+    before = _earlier_draw(out)
+    # First of all the names, so that a draw that is interrupted can be replaced too.
+    write_record(out / DRAW_RECORD, {"files": sorted({*names, *before})})
+    for name in before:
+        (out / name).unlink(missing_ok=True)
+    for name, picture in zip(names, to_bytes(images).permute(0, 2, 3, 1).numpy(), strict=True):
+        image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
+        write_atomically(out / name, functools.partial(image.save, format="PNG"))
+    write_record(out / DRAW_RECORD, {"files": names})
+
+
+def _earlier_draw(folder: Path) -> list[str]:
+    """Return the names of the pictures that an earlier draw left in a folder.
+
+    Raises:
+        UserError: there are other pictures, which would be taken for samples.
+    """
+    from .picture_folders import DRAW_RECORD, find_pictures
+    from .records import read_record
+
+    try:
+        listed = read_record(folder / DRAW_RECORD).get("files", [])
+    except FileNotFoundError:
+        listed = []
+    names = [name for name in map(str, listed) if Path(name).name == name]
+    if folder.is_dir():
+        others = [path for path in find_pictures(folder, 0).paths if path.parent != folder or path.name not in names]
+        if others:
+            raise UserError(
+                f"{folder} holds {len(others)} pictures that are not of an earlier draw, such as {others[0].name}; "
+                "name an empty folder with --out, or remove them"
+            )
+    return names
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests that are met between two steps, so that no step is half done."""
+"""Ctrl-C, SIGTERM and the warnings of clusters as requests, met between two steps so that no step is half done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-__all__ = ["Interrupted", "StopRequest", "heed_signals"]
+__all__ = ["Interrupted", "StopRequest", "heed_signals", "stop_signals"]
 
 
 class Interrupted(Exception):
@@ -37,22 +37,36 @@ class StopRequest:
             raise Interrupted(self.number)
 
 
+def stop_signals() -> tuple[int, ...]:
+    """Return the signals that end work in good order: those that ask, and those that warn (a closed terminal, SLURM's).
+
+    What the process was started to ignore, such as SIGHUP below nohup, stays ignored.
+
+    >>> signal.SIGTERM in stop_signals()
+    True
+    """
+    names = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # not every system has all
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return tuple(number for number in numbers if signal.getsignal(number) != signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def heed_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one raises `Interrupted` wherever the work stands.
+    """Turn the first signal to stop into a request; a second SIGINT or SIGTERM raises `Interrupted` at once.
 
     Outside of the main thread, which alone receives signals, nothing is changed.
     """
     request = StopRequest()
 
     def ask(number: int, frame: object) -> None:
-        request.meet()
-        request.number = number
+        if number in (signal.SIGINT, signal.SIGTERM):
+            request.meet()
+        request.number = request.number or number
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, *stop_signals())}
     try:
         yield request
     finally:

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def learning_rate(peak: float, warmup: float, step: int, total: int) -> float:
+def learning_rate(peak: float, warmup: float, step: float, total: int) -> float:
     """Return the rate at a step: a linear rise over the share `warmup` of the steps, then half a cosine down to zero.
 
     >>> round(learning_rate(1e-3, 0.1, 5, 100), 6), round(learning_rate(1e-3, 0.1, 100, 100), 6)

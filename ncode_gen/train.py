@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from .command import parse, run_command
+from .command import parse, run_command, tell_of_data
 from .errors import UserError
 from .files import check_links
-from .recipe import Recipe
+from .recipe import DataRecipe, Recipe, changed_keys
+
+RECIPE = "recipe.toml"
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Options:
     out: Path | None = None
     """Run folder; runs/NAME if not given."""
     resume: Path | None = None
-    """Run folder whose training goes on."""
+    """Run folder whose training goes on; one that does not exist yet begins, so that one command serves a job that is
+    queued again. A model file beside it says what begins."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
@@ -38,25 +43,29 @@ def main(argv: list[str]) -> None:
     """Train, draw the gallery, and end with its path."""
     description = "Train a generative model whose encoder controls the flow of its latents."
     options = parse(Options, "train", argv, description)
-    source = options.model
-    if options.resume is not None:
-        if source is not None:
-            raise UserError("give a model file or --resume, not both: a run folder holds its own recipe")
-        source = options.resume / "recipe.toml"
-        if not source.is_file():
-            raise UserError(
-                f"{options.resume} is no run folder: it holds no recipe.toml, so there is nothing to resume"
-            )
+    source, stored, default = options.model, False, None
+    if options.resume is not None and (options.resume / RECIPE).is_file():
         check_links(options.resume)
+        source, stored = options.resume / RECIPE, True
+    elif options.resume is not None and not _may_begin(options.resume, source):
+        raise UserError(
+            f"{options.resume} is no run folder: it holds no recipe.toml, so there is nothing to resume; name a model "
+            "file too to begin there"
+        )
     if source is not None:
-        default = Options(recipe=Recipe.load(_located(source), stored=options.resume is not None))
+        default = Options(recipe=Recipe.load(source if stored else _located(source), stored=stored))
         options = parse(Options, "train", argv, description, default)
     recipe = options.recipe
     recipe.check("command line")
+    if stored and default is not None and options.resume is not None:
+        _check_split(default.recipe.data, recipe.data, options.resume)
+        if options.model is not None:
+            fresh = Options(recipe=Recipe.load(_located(options.model)))
+            said = parse(Options, "train", argv, description, fresh).recipe
+            _check_model(said, recipe, options.model, options.resume)
     folder = options.resume or options.out or Path("runs") / recipe.name
 
-    from .data import load_data
-    from .run import WEIGHTS, resolve_device
+    from .run import WEIGHTS, load_run_data, resolve_device
     from .signals import Interrupted
     from .state import has_state
     from .trainer import train
@@ -69,7 +78,9 @@ def main(argv: list[str]) -> None:
         )
     workers, device = join_workers(options.device, sharded=options.strategy == "fsdp")
     device = device or resolve_device(options.device)
-    splits = load_data(recipe.data, recipe.training.workers)
+    splits = load_run_data(folder, recipe.data, recipe.training.workers)
+    if workers.leads:
+        tell_of_data(splits.notes, splits.warnings, quiet=options.quiet)
     try:
         model = train(
             recipe,
@@ -84,17 +95,67 @@ def main(argv: list[str]) -> None:
         raise Interrupted(stopped.number, f"stopped. Go on with: python -m ncode_gen.train --resume {folder}") from None
     if not workers.leads:
         return
-    from .figures import draw_gallery  # matplotlib takes a second, which the first step need not wait for
     from .history import GALLERY, REPORT, read_run
     from .report import write_report
 
     pictures = folder / GALLERY
-    draw_gallery(model, splits.test, pictures, title=recipe.name)
-    report = write_report(read_run(folder), pictures / REPORT)
     if not options.quiet:
         print(f"trained {recipe.name}: {folder}")
+    try:
+        from .figures import draw_gallery  # matplotlib takes a second, which the first step need not wait for
+
+        draw_gallery(model, splits.test, pictures, title=recipe.name)
+    except UserError:
+        raise
+    except Exception as error:  # what is drawn after the training is not worth the training
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        print(
+            f"warning: the gallery could not be drawn ({reason}); the model is trained, and "
+            f"python -m ncode_gen.gallery {folder} draws it again",
+            file=sys.stderr,
+        )
+    report = write_report(read_run(folder), pictures / REPORT)
+    if not options.quiet:
         print(f"report: {report}")
         print(f"gallery: {pictures}")
+
+
+def _may_begin(folder: Path, model: Path | None) -> bool:
+    """Return whether a run may begin where none is: in an empty folder, or in a new one if a model is named."""
+    if not folder.exists():
+        return model is not None
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _check_model(said: Recipe, now: Recipe, model: Path, folder: Path) -> None:
+    """Refuse a model file that says something else than the run that goes on; the same command may begin and resume.
+
+    Args:
+        said: what the model file and the command line say.
+        now: what the run and the command line say.
+        model: the model file.
+        folder: run folder.
+
+    Raises:
+        UserError: they differ; the message names the keys.
+    """
+    differing = sorted(changed_keys(*(tomllib.loads(recipe.to_toml()) for recipe in (said, now))).keys() - {"name"})
+    if differing:
+        raise UserError(
+            f"{folder} holds a run of another model than {model}: they differ in {', '.join(differing)}; leave the "
+            "model file out to go on with the run's own, and say on the command line what is to change"
+        )
+
+
+def _check_split(before: DataRecipe, now: DataRecipe, folder: Path) -> None:
+    """Refuse to split a run's images in another way, by which test images would be learnt from."""
+    for key in ("test", "validation", "split_seed"):
+        was, wish = getattr(before, key), getattr(now, key)
+        if now.name == before.name and was != wish:
+            raise UserError(
+                f"data.{key} of {folder} is {was} and decides which images are held out, so it cannot become {wish}; "
+                "leave it out, or train anew"
+            )
 
 
 def _located(source: Path) -> Path:

@@ -9,7 +9,7 @@ import signal
 import time
 import tomllib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ from .run import (
     computes_in_bf16,
     describe_environment,
     record_environment,
+    record_files,
     run_identity,
     save_weights,
 )
+from .seeding import seeded
 from .signals import StopRequest, heed_signals
 from .solvers import has_fixed_steps
 from .state import STATE, LoadedState, load_state, locked, save_state
@@ -126,6 +128,7 @@ class _Loop:
         self.per_epoch = len(splits.train) // self.batch
         self.total = self.per_epoch * recipe.training.epochs
         steps = self.per_epoch * recipe.epochs
+        self._check_whole_batch()
         self.reporter = Reporter(folder, steps, self.batch, quiet=quiet, writes=workers.leads)
         # Shares of a weight must be contiguous.
         layout = torch.contiguous_format if workers.sharded else torch.channels_last
@@ -150,7 +153,7 @@ class _Loop:
             plain_steps=min(COMPILED_AFTER, self.total // 20),
             workers=workers,
         )
-        generator = torch.Generator().manual_seed(recipe.seed + 1)
+        generator = seeded(recipe.seed + 1)
         self.training = Training(model, average, step, generator, Progress())
         self.identity = ""
         self.saved = time.monotonic()
@@ -181,28 +184,49 @@ class _Loop:
             self._tell_changes(state)
         elif resume:
             self.reporter.warn(f"{self.folder} holds no state yet; training starts from the beginning")
-        self.training.step.done_before(self.at.step - self.first_step)
+        self.training.step.done_before(self.at.step - self.at.begun)
         self.reporter.begin(self.at.step)
         if not self.workers.leads:
             return
         environment = describe_environment(self.device, self.recipe.seed) | {"processes": self.workers.count}
         write_text(self.folder / RECIPE, self.recipe.to_toml())
+        record_files(self.folder, self.splits)
         record_environment(self.folder, environment, self.identity)
         self.metrics = JsonLines(self.folder / METRICS, self.identity)
         # What was told of epochs after the state's is told again when they are done again.
         self.metrics.keep(lambda row: row.get("step", 0) <= self.at.step)
 
-    @property
-    def first_step(self) -> int:
-        """The first step of what is trained now."""
-        return self.total if self.training.refining else 0
+    def _check_whole_batch(self) -> None:
+        """Refuse to part a batch whose loss is one of the whole batch, such as a distance between distributions."""
+        objective, parts = self.recipe.objective, self.workers.count
+        whole = 'objective.kind = "wae"' if objective.kind == "wae" else "objective.free_nats"
+        if parts > 1 and (objective.kind == "wae" or objective.free_nats):
+            raise UserError(f"{whole} is a loss of the whole batch, which {parts} processes cannot share; use one")
+        if objective.kind == "wae" and self.batch < 2:
+            raise UserError(f"{whole} compares the images of a batch and needs at least 2, got {self.batch}")
 
-    def _rate(self, step: int) -> float:
-        recipe = self.recipe
-        if self.training.refining:
-            steps = self.per_epoch * recipe.refiner.epochs
-            return learning_rate(recipe.refiner.rate, recipe.training.warmup, step - self.total, steps)
-        return learning_rate(recipe.training.rate, recipe.training.warmup, step, self.total)
+    def _position(self) -> tuple[float, int]:
+        """Return how far the present part of training is, and how long it is, in batches of the present size.
+
+        Both come from images, so that a run that goes on with another batch goes on along the same schedule.
+        """
+        at, recipe = self.at, self.recipe
+        done = at.epoch - recipe.training.epochs if self.training.refining else at.epoch
+        epochs = recipe.refiner.epochs if self.training.refining else recipe.training.epochs
+        return done * self.per_epoch + min(at.seen / self.batch, self.per_epoch), epochs * self.per_epoch
+
+    def _rate(self, back: int = 0) -> float:
+        """Return the learning rate, or that of some batches before."""
+        recipe, (step, steps) = self.recipe, self._position()
+        step = max(0.0, step - back)
+        peak = recipe.refiner.rate if self.training.refining else recipe.training.rate
+        return learning_rate(peak, recipe.training.warmup, step, steps)
+
+    def _beta(self, back: int = 0) -> float:
+        """Return the weight of the KL term, or that of some batches before."""
+        objective, (step, steps) = self.recipe.objective, self._position()
+        step, rise = max(0.0, step - back), objective.warmup * steps
+        return objective.beta * min(1.0, (step + 1) / rise if rise > 0 else 1.0)
 
     def refine(self) -> None:
         """Begin to train the refiner, if that has not begun; encoder, decoder and flow are their average from here."""
@@ -227,8 +251,8 @@ class _Loop:
             plain_steps=min(COMPILED_AFTER, steps // 20),
             workers=self.workers,
         )
-        generator = torch.Generator().manual_seed(recipe.seed + 4)
-        at = Progress(epoch=recipe.training.epochs, step=self.total)
+        generator = seeded(recipe.seed + 4)
+        at = Progress(epoch=recipe.training.epochs, step=self.at.step, begun=self.at.step)
         self.training = Training(trained, average, step, generator, at, refining=True)
 
     def _take_over(self, state: LoadedState) -> None:
@@ -237,10 +261,11 @@ class _Loop:
         Raises:
             UserError: it belongs to another model than the recipe, or to one whose epochs cannot be changed any more.
         """
-        if not state.get("refining", False):
-            self.training.restore(state, self.folder)
-            return
         earlier, recipe = Recipe.parse(state["recipe"], f"the state of {self.folder}", stored=True), self.recipe
+        progress = self._progress_of(earlier, state)
+        if not state.get("refining", False):
+            self.training.restore(state, self.folder, progress)
+            return
         if earlier.training.epochs != recipe.training.epochs:
             raise UserError(
                 f"{self.folder} trains its refiner already, so training.epochs must stay {earlier.training.epochs}, "
@@ -249,14 +274,24 @@ class _Loop:
         here, there = (dataclasses.replace(one.refiner, **FREE) for one in (recipe, earlier))
         if here == there:
             self.refine()
-            self.training.restore(state, self.folder)
+            self.training.restore(state, self.folder, progress)
             return
         # Another refiner, or none: what it learns from is there, and it begins anew.
         try:
             take_weights(self.training.average, state["average"], refined=False)
         except (KeyError, RuntimeError) as error:
             raise of_another_model(self.folder, error) from None
-        self.training.at = Progress(epoch=recipe.training.epochs, step=self.total)
+        # The updates of the refiner that was trained before are taken back.
+        begun = self._progress_of(earlier, state)(state["progress"]).begun
+        self.training.at = Progress(epoch=recipe.training.epochs, step=begun)
+
+    def _progress_of(self, earlier: Recipe, state: LoadedState) -> Callable[[dict[str, Any]], Progress]:
+        """Return what reads where training stood in a state, whose recipe is `earlier`."""
+        images = len(self.splits.train)
+        parts = earlier.training.accumulate
+        batch = max(1, min(earlier.training.batch, images // parts * parts))
+        begun = images // batch * earlier.training.epochs if state.get("refining", False) else 0
+        return lambda held: Progress.restored(held, images, batch, begun)
 
     def _tell_changes(self, state: LoadedState) -> None:
         """Say what is not as it was when the state was written."""
@@ -278,20 +313,30 @@ class _Loop:
             Interrupted: a signal asked to stop, or its process group did; the state was saved.
             UserError: too many batches in a row were skipped.
         """
-        recipe, at = self.recipe, self.at
+        at = self.at
+        if at.seen and at.images != len(self.splits.train):
+            # Another order, in which nobody knows what was seen.
+            self.reporter.warn(
+                f"{at.images} training images have become {len(self.splits.train)}: epoch {at.epoch + 1} begins anew"
+            )
+            at.seen, at.batches, at.sums = 0, 0, [0.0] * 4
+        at.images = len(self.splits.train)
         started = time.perf_counter() - at.seconds
         sums = torch.tensor(at.sums, device=self.device)
-        for images, numbers in self._batches():
-            rate, beta = self._rate(at.step), _beta(recipe, at.step, self.total)
-            sums += self.training.step(images, rate, beta, self.training.generator, numbers)
-            update_average(self.training.averaged, self.training.model, recipe.training.ema, at.step - self.first_step)
+        left = (at.images - at.seen) // self.batch
+        for number, (images, numbers) in enumerate(self._batches(), start=1):
+            rate, updates = self._rate(), at.step - at.begun
+            sums += self.training.step(images, rate, self._beta(), self.training.generator, numbers)
+            update_average(self.training.averaged, self.training.model, self.recipe.training.ema, updates)
             at.step += 1
-            at.batch += 1
-            last = at.batch % REPORT_EVERY == 0 or at.batch == self.per_epoch
+            at.batches += 1
+            at.seen += self.batch
+            last = at.batches % REPORT_EVERY == 0 or number == left
             if last or self.device.type == "cpu":  # elsewhere, asking for a number waits for the device
                 self._check_skipped(rate)
             if last:
-                self.reporter.step(at.step, at.epoch, _means(sums.tolist(), at.batch)[0], self.nfe)
+                done = at.epoch * self.per_epoch + min(at.seen // self.batch, self.per_epoch)
+                self.reporter.step(done, at.epoch, _means(sums.tolist(), at.batches)[0], self.nfe)
             if self._to_be_saved(last):
                 at.sums, at.seconds = sums.tolist(), time.perf_counter() - started
                 self._save()
@@ -301,14 +346,14 @@ class _Loop:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's parts of the batches that are still to come, with their indices in the training set.
 
-        Seed and epoch decide their order.
+        Seed and epoch decide their order, whatever the batch; images that no longer fill a batch are left out.
         """
-        images = self.splits.train
-        seeded = torch.Generator().manual_seed(1_000_003 * self.recipe.seed + self.at.epoch)
-        order = torch.randperm(len(images), generator=seeded)[: self.per_epoch * self.batch].view(-1, self.batch)
-        if self.at.batch == self.per_epoch:  # stopped between an epoch's last batch and its end
+        images, at = self.splits.train, self.at
+        order = torch.randperm(len(images), generator=seeded(1_000_003 * self.recipe.seed + at.epoch))[at.seen :]
+        left = len(order) // self.batch
+        if left == 0:  # stopped between an epoch's last batch and its end
             return iter(())
-        mine = self.workers.part(order[self.at.batch :].T).T
+        mine = self.workers.part(order[: left * self.batch].view(left, self.batch).T).T
         batches = images.batches(self.batch // self.workers.count, mine.flatten(), self.device)
         return zip(batches, mine, strict=True)
 
@@ -340,23 +385,23 @@ class _Loop:
     def _housekeeping(self, sums: list[float], seconds: float) -> None:
         """Validate, tell and save at the end of an epoch."""
         recipe, at, average = self.recipe, self.at, self.training.average
-        loss, nats, norm = _means(sums, self.per_epoch)
-        at.epoch, at.batch, at.sums, at.seconds = at.epoch + 1, 0, [0.0] * 4, 0.0
+        loss, nats, norm = _means(sums, at.batches)
+        row: dict[str, Any] = {"step": at.step, "epoch": at.epoch + 1, "images": at.seen}
+        rates = {"rate": self._rate(1)} | ({} if self.training.refining else {"beta": self._beta(1)})
+        at.epoch, at.seen, at.batches, at.sums, at.seconds = at.epoch + 1, 0, 0, [0.0] * 4, 0.0
         if not self.workers.leads:
             self._save()
             return
-        row: dict[str, Any] = {"step": at.step, "epoch": at.epoch}
         if self.training.refining:
             row["matching"] = loss
         else:
-            row |= {"loss": loss, "train_nats": nats, "beta": _beta(recipe, at.step - 1, self.total), "nfe": self.nfe}
+            row |= {"loss": loss, "train_nats": nats, "nfe": self.nfe}
         row |= {
             "gradient_norm": norm,
             "skipped": int(sums[3]),
-            "rate": self._rate(at.step - 1),
-            "images_per_second": self.per_epoch * self.batch / seconds,
+            "images_per_second": row["images"] / seconds,
             "seconds": seconds,
-        }
+        } | rates
         final = at.epoch in (recipe.training.epochs, recipe.epochs)
         if at.epoch % recipe.training.validate_every == 0 or final:
             if self.training.refining:
@@ -407,8 +452,3 @@ def _batch_size(recipe: Recipe, images: int, processes: int) -> int:
 def _means(sums: list[float], batches: int) -> list[float]:
     """Return the means of loss, nats and gradient norm over the batches that were not skipped."""
     return [value / max(1.0, batches - sums[3]) for value in sums[:3]]
-
-
-def _beta(recipe: Recipe, step: int, total: int) -> float:
-    rise = recipe.objective.warmup * total
-    return recipe.objective.beta * min(1.0, (step + 1) / rise if rise > 0 else 1.0)

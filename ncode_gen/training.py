@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,43 @@ __all__ = ["Progress", "Training", "of_another_model", "take_weights"]
 
 @dataclass
 class Progress:
-    """Where training stands: the next step is batch `batch` of epoch `epoch`.
+    """Where training stands, in images, so that batch size and processes may change from here on.
 
     Attributes:
+        epoch: epochs that are done.
+        seen: images of this epoch that are done, in the epoch's order.
+        images: images in the training set of this epoch.
+        step: updates that were made in all.
+        begun: updates that were made before this part of training (model, or refiner) began.
+        batches: batches of this epoch that are done.
         sums: loss, nats, norm of the gradient and skipped batches, summed over the epoch so far.
         seconds: time that the epoch took so far.
     """
 
     epoch: int = 0
-    batch: int = 0
+    seen: int = 0
+    images: int = 0
     step: int = 0
+    begun: int = 0
+    batches: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     seconds: float = 0.0
+
+    @classmethod
+    def restored(cls, held: dict[str, Any], images: int, batch: int, begun: int) -> Progress:
+        """Return the progress of a state; earlier versions counted the batches of an epoch.
+
+        Args:
+            held: what the state holds.
+            images: images in the training set.
+            batch: images of a batch when the state was written.
+            begun: updates before this part of training began, by the recipe of the state.
+        """
+        if "seen" in held:
+            return cls(**held)
+        old = dict(held)
+        count = int(old.pop("batch"))
+        return cls(**old, seen=count * batch, images=images, begun=begun, batches=count)
 
 
 @dataclass
@@ -76,8 +102,13 @@ class Training:
             "refining": self.refining,
         }
 
-    def restore(self, state: LoadedState, folder: Path) -> None:
+    def restore(self, state: LoadedState, folder: Path, progress: Callable[[dict[str, Any]], Progress]) -> None:
         """Take over a state.
+
+        Args:
+            state: the state.
+            folder: its run folder, for messages.
+            progress: reads where training stood.
 
         Raises:
             UserError: it belongs to another model than the recipe.
@@ -86,11 +117,12 @@ class Training:
             for held, key in ((self.model, "model"), (self.average, "average")):
                 take_weights(held, state[key], refined=self.refining)
             self._restore_optimiser(state["optimiser"])
-            self.step.scaler.load_state_dict(state["scaler"])
+            if state["scaler"] and self.step.scaler.is_enabled():  # another precision begins with its own factor
+                self.step.scaler.load_state_dict(state["scaler"])
             self.step.skipped_in_a_row.copy_(state["skipped_in_a_row"])
             self.generator.set_state(state["generator"])
             restore_random_states(state["random"])
-            self.at = Progress(**state["progress"])
+            self.at = progress(state["progress"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise of_another_model(folder, error) from None
 
@@ -101,7 +133,11 @@ class Training:
             number: {key: shared_like(value, parameters[number]) for key, value in held.items()}
             for number, held in state["state"].items()
         }
+        # Which settings hold is for the recipe to say, which may have changed since.
+        own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
         optimiser.load_state_dict({**state, "state": moments})
+        for group, settings in zip(optimiser.param_groups, own, strict=True):
+            group.update(settings)
 
 
 def of_another_model(folder: Path, error: Exception) -> UserError:

@@ -97,7 +97,9 @@ CASES = {
     "resume of something else": ("train", lambda t, r: ["--resume", pictures(t / "p")], "is no run folder"),
     "resume of spoiled states": ("train", lambda t, r: ["--resume", spoiled_states(r)], "is damaged"),
     "resume of another model": ("train", lambda t, r: ["--resume", r, "--latent.dim", 9], "another model"),
-    "resume and a model file": ("train", lambda t, r: [text(t / "m.toml", ""), "--resume", r], "not both"),
+    "resume and another model file": (
+        "train", lambda t, r: [text(t / "m.toml", "seed = 5"), "--resume", r], "holds a run of another model than"
+    ),
     "output is a file": ("train", lambda t, r: [*TINY, "--out", text(t / "file", "x")], "cannot write"),
     "missing run": ("sample", lambda t, r: [t / "none"], "there is no run folder"),
     "no argument": ("sample", lambda t, r: [], "run"),

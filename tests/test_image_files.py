@@ -63,16 +63,60 @@ MISTAKES = {
     "missing": (lambda place: place / "none.npz", "there is no file .*none.npz"),
     "no archive": (lambda place: _junk(place / "a.npz"), "holds no arrays that can be read"),
     "objects": (lambda place: saved(place / "a.npz", images=np.array([{}])), "holds no arrays that can be read"),
-    "two arrays": (lambda place: saved(place / "a.npz", a=GREY, b=GREY), "holds 2 arrays, none of them called images"),
-    "channels first": (lambda place: saved(place / "a.npz", a=np.zeros((2, 3, 8, 8))), r"\(n, H, W, C\) .* got an arr"),
+    "two arrays": (
+        lambda place: saved(place / "a.npz", a=GREY, b=GREY),
+        r"holds 2 arrays \(a, b\), none of them called images",
+    ),
+    "five channels": (lambda place: saved(place / "a.npz", a=np.zeros((2, 5, 8, 8))), r"\(n, H, W, C\) .* got an arr"),
     "none": (lambda place: saved(place / "a.npz", a=np.zeros((0, 8, 8))), "got an array"),
-    "integers": (lambda place: saved(place / "a.npz", a=np.zeros((2, 8, 8), int)), "uint8 or floating-point"),
+    "integers": (lambda place: saved(place / "a.npz", a=np.full((2, 8, 8), 256)), "from 256.0 to 256.0"),
+    "text": (lambda place: saved(place / "a.npz", a=np.full((2, 8, 8), "x")), "whole or floating-point"),
+    "damaged": (lambda place: _spoiled(place / "a.npz"), "holds no arrays that can be read"),
     "range": (lambda place: saved(place / "a.npz", a=np.full((2, 8, 8), 1.5)), "values from 1.5 to 1.5"),
     "NaN": (lambda place: saved(place / "a.npz", a=np.full((2, 8, 8), np.nan)), "without NaN"),
     "no pictures": (lambda place: place, "holds 0 pictures"),
     "not square": (lambda place: drawn(place / "a", np.zeros((1, 4, 5), np.uint8)), "0.png is 5 x 4 pixels"),
     "broken picture": (lambda place: _junk(drawn(place / "a", GREY) / "5.png").parent, "5.png is no readable picture"),
 }
+
+
+def _spoiled(path):
+    """A compressed archive with a byte changed where the numbers are."""
+    np.savez_compressed(path, images=np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    return path
+
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
+MEANT = {
+    "guided-diffusion": ({"arr_0": COLOUR, "arr_1": np.arange(5)}, "arr_0 is taken for the images, arr_1 is not used"),
+    "labels of one-hot rows": ({"x": COLOUR, "y": np.eye(5)}, "x is taken for the images"),
+    "a hair above one": ({"images": np.clip(COLOUR / 255, 0, 1) * (1 + 1e-6)}, "are clipped to [0, 1]"),
+    "a hair below zero": ({"images": COLOUR / 255 - 1e-6}, "are clipped to [0, 1]"),
+    "channels first": ({"images": COLOUR.transpose(0, 3, 1, 2)}, "is taken as (n, C, H, W)"),
+    "wide whole numbers": ({"images": COLOUR.astype(np.int64)}, None),
+    "floats of bytes": ({"images": COLOUR.astype(np.float32)}, "taken to be in [0, 255]"),
+    "minus one to one": ({"images": COLOUR / 127.5 - 1}, "taken to be in [-1, 1]"),
+    "opaque": (
+        {"images": np.concatenate([COLOUR, np.full((5, 6, 6, 1), 255, np.uint8)], -1)}, "taken for opacity"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_what_is_meant_is_taken_with_a_note(tmp_path, name):
+    arrays, note = MEANT[name]
+    found = read_images(saved(tmp_path / "a.npz", **arrays))
+    difference = found.pixels.int() - torch.from_numpy(COLOUR).permute(0, 3, 1, 2).int()
+    assert difference.abs().max() <= 1
+    assert any(note in line for line in found.notes) if note else not found.notes
+
+
+def test_truth_values_are_black_and_white(tmp_path):
+    found = read_images(saved(tmp_path / "a.npz", images=COLOUR[..., 0] > 127))
+    assert sorted(found.pixels.unique().tolist()) == [0, 255] and "truth values" in found.notes[0]
 
 
 def _junk(path):

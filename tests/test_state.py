@@ -147,9 +147,9 @@ def test_states_are_saved_in_long_epochs_too(tmp_path, monkeypatch):
     with pytest.raises(Interrupted) as stopped:
         fit(recipe_of(), tmp_path)
     assert stopped.value.code == 130
-    assert load_state(tmp_path)["progress"]["batch"] == 3
+    assert load_state(tmp_path)["progress"]["batches"] == 3
     (tmp_path / STATE).unlink()
-    assert load_state(tmp_path)["progress"]["batch"] == 2
+    assert load_state(tmp_path)["progress"]["batches"] == 2
 
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path, monkeypatch):

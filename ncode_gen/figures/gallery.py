@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..autoencoder import LatentModel
 from ..data import Images
+from ..seeding import seeded
 from .grids import labelled_rows
 from .style import STYLE, FileFormat, save
 from .trajectories import draw_emergence, draw_film_strip, draw_paths, draw_refinement, save_animation
@@ -49,7 +50,7 @@ def draw_gallery(
     few = held_out[:8]
     files = []
 
-    samples = model.sample(64, torch.Generator().manual_seed(seed))
+    samples = model.sample(64, seeded(seed))
     figure = labelled_rows(samples.split(8), (), f"{title}: samples, seed {seed}", cell=0.5)
     files.append(save(figure, folder / "samples", kind))
 
@@ -58,7 +59,7 @@ def draw_gallery(
     kinds = {"original": many, "reconstruction": model.decode(latents)}
     refinement = draw_refinement(model, few[:6], title)
     if refinement is not None:
-        kinds["refined"] = model.draw_images(latents, torch.Generator().manual_seed(seed))
+        kinds["refined"] = model.draw_images(latents, seeded(seed))
     half = (len(many) + 1) // 2
     rows = [pictures[:half].cpu() for pictures in kinds.values()]
     labels = list(kinds)
@@ -79,6 +80,10 @@ def draw_gallery(
         files.append(save(emergence, folder / "emergence", kind))
     if refinement is not None:
         files.append(save(refinement, folder / "refinement", kind))
+    for name in FIGURES:  # of an earlier model, which had what this one has not
+        stale = folder / (f"{name}.gif" if name == "animation" else f"{name}.{kind}")
+        if stale not in files:
+            stale.unlink(missing_ok=True)
     return files
 
 

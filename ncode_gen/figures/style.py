@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "savefig.bbox": "tight",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
+    "text.usetex": False,  # a user's own settings may ask for a LaTeX that is not there
 }
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..seeding import seeded
 from .score import Score
 
 __all__ = ["kernel_distance", "kernel_score"]
@@ -46,7 +47,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def kernel_score(real: Tensor, fake: Tensor, *, seed: int = 0) -> Score:
     """Return the kernel distance over all pairs; its standard error comes from ten disjoint parts of the data."""
     value = kernel_distance(real, fake)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     real = real[torch.randperm(len(real), generator=generator).to(real.device)]
     fake = fake[torch.randperm(len(fake), generator=generator).to(fake.device)]
     parts = min(PARTS, len(real) // 2, len(fake) // 2)

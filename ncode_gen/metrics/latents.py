@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..autoencoder import LatentModel
 from ..data import TensorImages
+from ..seeding import seeded
 from .features import FeatureNetwork
 from .score import Score, mean_score
 
@@ -29,7 +30,7 @@ def linear_probe(model: LatentModel, train: TensorImages, test: TensorImages, se
 
     if train.labels is None or test.labels is None:
         raise ValueError("a linear probe needs labelled images")
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:PROBED]
+    chosen = torch.randperm(len(train), generator=seeded(seed))[:PROBED]
 
     def latents(images: TensorImages) -> Tensor:
         return torch.cat([model.encode(batch).cpu() for batch in images.batches(500, device=model.device)]).double()

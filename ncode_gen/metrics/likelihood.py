@@ -11,6 +11,7 @@ from torch import Tensor
 from ..autoencoder import LatentModel
 from ..data import Images
 from ..progress import track
+from ..seeding import seeded
 from ..solvers import has_fixed_steps
 from ..workers import ALONE, Workers
 from .samples import batch_generator, shared_batches
@@ -67,7 +68,7 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
     """
 
     def means(steps: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         bounds = list(model.bounds(images, PROBE_PARTICLES, generator, steps=steps, method="rk4"))
         return torch.stack([torch.cat([bound[i] for bound in bounds]).mean() for i in (0, 1)])
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..autoencoder import LatentModel
 from ..data import Images
+from ..seeding import seeded
 from .score import Score, mean_score
 
 __all__ = ["score_reconstruction", "structural_similarity"]
@@ -60,7 +61,7 @@ def score_reconstruction(
         seed: seed of targets and codes.
         batch: images at a time; it changes no score.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     errors, similar, distortion = [], [], []
     for originals in images.batches(batch, device=model.device):
         distortion.append(_distortion(model, originals, generator, draws_targets).cpu())

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..autoencoder import LatentModel
 from ..data import Images
 from ..progress import track
+from ..seeding import seeded
 from ..workers import ALONE, Workers
 from .features import FeatureNetwork
 from .frechet import frechet_score
@@ -32,7 +33,7 @@ BATCH = 250
 
 def batch_generator(seed: int, number: int) -> torch.Generator:
     """Return the random numbers of one batch: they depend on nothing but seed and number, whoever works on it."""
-    return torch.Generator().manual_seed(1_000_003 * seed + number)
+    return seeded(1_000_003 * seed + number)
 
 
 def sample_features(

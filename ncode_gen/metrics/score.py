@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..seeding import seeded
+
 __all__ = ["Score", "bootstrap_score", "mean_score"]
 
 NORMAL_95 = 1.959964
@@ -72,6 +74,6 @@ def bootstrap_score(value: float, resampled: Callable[[torch.Generator], float],
         replicates: number of draws.
         seed: seed of the draws.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     drawn = torch.tensor([resampled(generator) for _ in range(replicates)], dtype=torch.float64)
     return Score.from_error(value, float(drawn.std()) if replicates > 1 else 0.0)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..seeding import folded
+
 __all__ = ["Gaussians", "fit_gaussians"]
 
 RIDGE = 1e-5
@@ -74,7 +76,7 @@ def _clusters(points: Tensor, components: int, seed: int) -> Tensor:
     """Return the cluster (n,) of each point by k-means."""
     from sklearn.cluster import KMeans
 
-    fitted = KMeans(components, n_init=1, max_iter=30, random_state=seed).fit(points.cpu().numpy())
+    fitted = KMeans(components, n_init=1, max_iter=30, random_state=folded(seed, 2**32)).fit(points.cpu().numpy())
     return torch.from_numpy(fitted.labels_).long()
 
 

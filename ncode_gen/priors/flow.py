@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..control import ControlledODE, LogDet, MLPField, Solver, StaticController
 from ..errors import UserError
+from ..seeding import seeded
 from .coupling import coupled_batches
 from .mixture import GaussianMixture
 from .normal import Prior, refresh_after_loading, standard_normal_log_prob
@@ -142,7 +143,7 @@ class FlowPrior(Prior):
         parameters = list(trained.parameters())
         average = [parameter.detach().clone() for parameter in parameters]
         optimiser = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         batches = coupled_batches(self.base, white, min(BATCH, len(white)), generator)
         with torch.enable_grad():
             for update, (starts, ends) in zip(range(self.updates), batches, strict=False):

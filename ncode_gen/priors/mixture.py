@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..seeding import seeded
 from .expectation import Gaussians, fit_gaussians
 from .normal import Prior, refresh_after_loading, standard_normal_log_prob
 
@@ -153,7 +154,7 @@ def _packed(cholesky: Tensor) -> Tensor:
 
 def _choose(values: Tensor, seed: int, progress: Callable[[float], None]) -> int:
     """Return the number of components after which a tenth of the latents, held out, is no longer more likely."""
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(values), generator=seeded(seed))
     count = max(1, len(values) // 10)
     held, rest = values[order[:count]], values[order[count:]]
     best, highest = 1, -math.inf

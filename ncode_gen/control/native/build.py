@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,12 @@ SWITCH = "NCODE_GEN_NATIVE"
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for things that can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncode_gen"
+    """Return the user's folder for things that can be made again; a temporary one, where there is no home."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user whom the system does not know, as in containers
+        home = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return home / "ncode_gen"
 
 
 @functools.cache
@@ -40,8 +45,8 @@ def load(name: str) -> ctypes.CDLL | None:
     source = Path(__file__).with_name(f"{name}.cpp")
     try:
         return ctypes.CDLL(str(_built(compiler, source)))
-    except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
+    except Exception as error:  # an unknown machine may refuse any of this, and nothing of it is needed
+        told = getattr(error, "stderr", None) or str(error) or type(error).__name__
         warnings.warn(
             f"{source.name} could not be compiled by {compiler} ({told.strip().splitlines()[0]}); flows are solved "
             f"without it; {SWITCH}=0 silences this",
@@ -51,28 +56,41 @@ def load(name: str) -> ctypes.CDLL | None:
 
 
 def _built(compiler: str, source: Path) -> Path:
-    command = [compiler, *FLAGS, *(() if sys.platform == "darwin" else ("-fopenmp",))]
+    command = [*shlex.split(compiler), *FLAGS, *(() if sys.platform == "darwin" else ("-fopenmp",))]
     # One home folder can serve unlike machines, so what -march=native means is a part of the name.
-    identity = "\n".join([source.read_text(), *command, _version(compiler), _processor()])
+    identity = "\n".join([source.read_text(), *command, _version(command[0]), _processor()])
     folder = cache_folder()
     target = folder / f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    if not target.exists():
+    digest = target.with_suffix(".sha256")
+    if not _whole(target, digest):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / target.name
+            made, written = Path(scratch) / target.name, Path(scratch) / digest.name
             arguments = [*command, str(source), "-o", str(made)]
-            subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=300)
-            made.replace(target)  # another process may be doing the same
+            subprocess.run(arguments, check=True, capture_output=True, text=True, errors="replace", timeout=300)
+            written.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
+            # A process that reads between the two moves finds them unlike, and compiles for itself.
+            made.replace(target)
+            written.replace(digest)
     return target
 
 
+def _whole(library: Path, digest: Path) -> bool:
+    """Return whether a library is there as it was compiled: one that is cut short would end the process."""
+    try:
+        return hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
+    except (OSError, ValueError):
+        return False
+
+
 def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+    asked = [compiler, "--version"]
+    return subprocess.run(asked, check=True, capture_output=True, text=True, errors="replace", timeout=60).stdout
 
 
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
     if information.exists():
-        lines = information.read_text().splitlines()
+        lines = information.read_text(errors="replace").splitlines()
         return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
     return f"{platform.machine()} {platform.processor()}"

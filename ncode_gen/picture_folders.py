@@ -1,0 +1,168 @@
+"""Which files of a folder are pictures to learn from, and which are left out, and why."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import UserError
+from .picture_files import picture_endings
+
+__all__ = ["DRAW_RECORD", "Found", "find_pictures", "split_folders"]
+
+# What `sample` leaves in a folder of single pictures, and `gallery` in its own.
+DRAW_RECORD, REPORT = ".ncode_gen-samples.json", "report.html"
+# Folders that systems keep beside pictures: thumbnails, resource forks, bins.
+SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+# Files that stand beside pictures and are none, which nobody expects to be learnt from.
+BESIDE = {".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".html", ".xml", ".ini", ".db"}
+PARTS = {
+    "train": ("train", "training", "trn"),
+    "test": ("test", "testing", "tst"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+NAMED = 3  # examples in a message
+
+
+@dataclass
+class Found:
+    """The pictures below a folder, and what was left out.
+
+    Attributes:
+        paths: the pictures, in the order of their paths.
+        left_out: reasons, and the files or folders that have them.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    left_out: dict[str, list[Path]] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, path: Path) -> None:
+        """Count a file or folder as left out."""
+        self.left_out.setdefault(reason, []).append(path)
+
+    def told(self, root: Path) -> list[str]:
+        """Return a line for each reason, with a count and some names."""
+        lines = []
+        for reason, paths in self.left_out.items():
+            names = ", ".join(_shown(path, root) for path in paths[:NAMED])
+            more = ", ..." if len(paths) > NAMED else ""
+            kinds = Counter(path.suffix.lower() or "no ending" for path in paths)
+            counted = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.most_common(5))})" if "ending" in reason else ""
+            lines.append(f"left out of {root}: {len(paths)} {reason}{counted}: {names}{more}")
+        return lines
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def find_pictures(folder: Path, least: int) -> Found:
+    """Find the pictures below a folder: links are followed, without loops; run folders and galleries are no data.
+
+    Hidden files and folders, and those that systems keep beside pictures, are passed over without a word.
+
+    Args:
+        folder: the folder.
+        least: how many there must be.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    found = Found()
+    _walk(folder, folder, {os.path.realpath(folder)}, found)
+    found.paths.sort()
+    if len(found.paths) < least:
+        told = "".join(f"; {line}" for line in found.told(folder))
+        raise UserError(
+            f"{folder} holds {len(found.paths)} pictures, at least {least} are needed; known endings are "
+            f"{', '.join(sorted(picture_endings()))}{told}"
+        )
+    return found
+
+
+def _walk(folder: Path, root: Path, seen: set[str], found: Found) -> None:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        found.leave_out("folders that cannot be opened", folder)
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
+            continue
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link that leads to itself
+            is_folder = is_file = False
+        if is_folder:
+            _enter(path, root, seen, found)
+        elif not is_file:
+            found.leave_out("links to nothing", path)
+        elif path.suffix.lower() in picture_endings():
+            found.paths.append(path)
+        elif path.suffix.lower() not in BESIDE:
+            found.leave_out("files whose ending is no picture's", path)
+
+
+def _enter(path: Path, root: Path, seen: set[str], found: Found) -> None:
+    real = os.path.realpath(path)
+    if real in seen:
+        found.leave_out("folders that are there already under another name", path)
+    elif _is_ours(path):
+        found.leave_out("folders that this program made", path)
+    else:
+        seen.add(real)
+        _walk(path, root, seen, found)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder is a run, a gallery or a draw of samples."""
+    try:
+        if (folder / DRAW_RECORD).exists():
+            return True
+        if (folder / "recipe.toml").exists():
+            return any((folder / name).exists() for name in ("weights.safetensors", "state", "environment.json"))
+        if not (folder / REPORT).exists():
+            return False
+        return b"ncode_gen" in (folder / REPORT).read_bytes()
+    except OSError:
+        return False
+
+
+def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the folders of a split, by "train", "test" and "validation", and what the user is to be told.
+
+    The customary names are understood, in capital letters too. Without a folder of test pictures those of validation
+    are the test pictures. Where there is no train folder, or nothing to test with, there is no split.
+
+    Raises:
+        UserError: two folders have the same meaning.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        part = next((part for part, names in PARTS.items() if path.name.lower() in names), None)
+        if part is None or not path.is_dir():
+            continue
+        if part in found:
+            raise UserError(f"{found[part]} and {path} both mean the {part} pictures; leave one of them")
+        found[part] = path
+    if not found:
+        return {}, []
+    if "train" not in found or len(found) == 1:
+        there = ", ".join(path.name for path in found.values())
+        missing = "test or validation" if "train" in found else "train"
+        return {}, [f"{root} has {there} but no folder {missing}: its pictures are split by their paths instead"]
+    notes = []
+    if "test" not in found:
+        found["test"] = found.pop("validation")
+        notes.append(f"{root} has no folder of test pictures: those of {found['test'].name} are used as such")
+    others = [path.name for path in sorted(root.iterdir()) if path.is_dir() and path not in found.values()]
+    others = [name for name in others if not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS]
+    used = ", ".join(path.name for path in found.values())
+    if others:
+        notes.append(
+            f"only {used} of {root} are used, not {', '.join(others[:NAMED])}{', ...' * (len(others) > NAMED)}"
+        )
+    return found, notes
