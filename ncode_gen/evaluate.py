@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "main"]
 
+# Why a score may be no number.
+UNDEFINED = {
+    "interpolation": "no two neighbouring images have different features",
+    "psnr": "a reconstruction without an error has no ratio",
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -127,7 +133,7 @@ def _evaluate_run(options: Options) -> None:
     scores = _compared(real, fake, options, protocol, device)
     draws = recipe.objective.draws_targets
     scores |= score_reconstruction(model, test, draws_targets=draws, seed=options.seed)
-    _score_latents(model, splits.train, test, network, options, scores)
+    _score_latents(model, splits.train, test, network, options, scores, protocol["warnings"])
     scores |= likelihood
     _write(out, recipe.name, protocol, scores, started, quiet=options.quiet)
     record = read_run(folder)
@@ -234,6 +240,10 @@ def _write(
     from .records import write_record
 
     protocol["seconds"] = round(time.perf_counter() - started, 1)
+    for key in [key for key, score in scores.items() if not score.defined]:
+        reason = UNDEFINED.get(key, "its value is no finite number")
+        protocol["warnings"].append(f"{key}: undefined for these images ({reason}); left out")
+        del scores[key]
     plain = {key: dataclasses.asdict(score) for key, score in scores.items()}
     write_record(out, {"protocol": protocol, "scores": plain})
     if not quiet:
@@ -248,6 +258,7 @@ def _score_latents(
     network: FeatureNetwork,
     options: Options,
     scores: dict[str, Score],
+    warnings: list[str],
 ) -> None:
     """Score what the latents are good for, where the images have what that takes."""
     from .data import TensorImages
@@ -256,7 +267,10 @@ def _score_latents(
     if len(test) > 1:
         scores["interpolation"] = interpolation_score(model, test.first(201, model.device), network)
     if isinstance(train, TensorImages) and isinstance(test, TensorImages) and train.labels is not None:
-        scores["probe"] = linear_probe(model, train, test, options.seed)
+        if len(train.labels.unique()) > 1:
+            scores["probe"] = linear_probe(model, train, test, options.seed)
+        else:
+            warnings.append("probe: undefined for training images of one class; left out")
 
 
 def _score_likelihood(

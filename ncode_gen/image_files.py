@@ -141,7 +141,7 @@ def _unit(values: Array, path: Path, notes: list[str]) -> Array:
 
 def _read_folder(folder: Path, notes: list[str]) -> Tensor:
     """Return all pictures below a folder, (n, C, side, side), uint8."""
-    found = find_pictures(folder, 1)
+    found = find_pictures(folder, 1, drawn=True)
     side, grey = 0, True
     for path in found.paths:
         with open_picture(path) as opened:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from .errors import UserError
 from .picture_files import picture_endings
+from .pictures import is_marked
 
-__all__ = ["DRAW_RECORD", "Found", "find_pictures", "split_folders"]
+__all__ = ["Found", "find_pictures", "split_folders"]
 
-# What `sample` leaves in a folder of single pictures, and `gallery` in its own.
-DRAW_RECORD, REPORT = ".ncode_gen-samples.json", "report.html"
+REPORT = "report.html"  # of a gallery
 # Folders that systems keep beside pictures: thumbnails, resource forks, bins.
 SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 # Files that stand beside pictures and are none, which nobody expects to be learnt from.
@@ -58,7 +58,7 @@ def _shown(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def find_pictures(folder: Path, least: int) -> Found:
+def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
     """Find the pictures below a folder: links are followed, without loops; run folders and galleries are no data.
 
     Hidden files and folders, and those that systems keep beside pictures, are passed over without a word.
@@ -66,12 +66,19 @@ def find_pictures(folder: Path, least: int) -> Found:
     Args:
         folder: the folder.
         least: how many there must be.
+        drawn: whether samples that this program drew are meant; else they are left out where there are others.
 
     Raises:
         UserError: there are fewer.
     """
     found = Found()
     _walk(folder, folder, {os.path.realpath(folder)}, found)
+    if not drawn:
+        own = [path for path in found.paths if is_marked(path)]
+        if len(own) < len(found.paths):
+            for path in own:
+                found.leave_out("pictures that this program drew", path)
+            found.paths = sorted(set(found.paths) - set(own))
     found.paths.sort()
     if len(found.paths) < least:
         told = "".join(f"; {line}" for line in found.told(folder))
@@ -118,10 +125,8 @@ def _enter(path: Path, root: Path, seen: set[str], found: Found) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Return whether a folder is a run, a gallery or a draw of samples."""
+    """Return whether a folder is a run or a gallery."""
     try:
-        if (folder / DRAW_RECORD).exists():
-            return True
         if (folder / "recipe.toml").exists():
             return any((folder / name).exists() for name in ("weights.safetensors", "state", "environment.json"))
         if not (folder / REPORT).exists():

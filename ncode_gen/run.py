@@ -155,11 +155,9 @@ def load_run_data(folder: Path, recipe: DataRecipe, workers: int) -> Splits:
     Raises:
         UserError: as for `load_data`, or what the run recorded of its pictures is damaged.
     """
-    try:
-        recorded = FileSplit.from_record(read_record(folder / DATA), folder / DATA)
-    except FileNotFoundError:
-        return load_data(recipe, workers, earlier=(folder / WEIGHTS).exists() or has_state(folder))
-    return load_data(recipe, workers, recorded)
+    if (folder / DATA).is_file():
+        return load_data(recipe, workers, FileSplit.from_record(read_record(folder / DATA), folder / DATA))
+    return load_data(recipe, workers, earlier=(folder / WEIGHTS).exists() or has_state(folder))
 
 
 def record_files(folder: Path, splits: Splits) -> None:

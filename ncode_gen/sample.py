@@ -75,7 +75,7 @@ def _write(images: Tensor, out: Path, single: bool) -> None:
     import numpy as np
 
     from .files import write_atomically
-    from .pictures import picture_grid
+    from .pictures import picture_grid, save_marked
 
     if single:
         _write_singles(images, out)
@@ -85,53 +85,44 @@ def _write(images: Tensor, out: Path, single: bool) -> None:
         write_atomically(out, lambda partial: partial.write_bytes(buffer.getvalue()))
     else:
         grid = picture_grid(images)
-        write_atomically(out, lambda partial: grid.save(partial, format="PNG"))
+        write_atomically(out, functools.partial(save_marked, grid))
 
 
 def _write_singles(images: Tensor, out: Path) -> None:
-    """Write a picture for each image, in place of those of an earlier draw, which the folder's record names."""
+    """Write a picture for each image, in place of those of an earlier draw."""
     from PIL import Image
 
     from .files import write_atomically
-    from .picture_folders import DRAW_RECORD
-    from .pictures import to_bytes
-    from .records import write_record
+    from .pictures import save_marked, to_bytes
 
     digits = len(str(len(images) - 1))
-    names = [f"{i:0{digits}d}.png" for i in range(len(images))]
-    before = _earlier_draw(out)
-    # First of all the names, so that a draw that is interrupted can be replaced too.
-    write_record(out / DRAW_RECORD, {"files": sorted({*names, *before})})
-    for name in before:
-        (out / name).unlink(missing_ok=True)
-    for name, picture in zip(names, to_bytes(images).permute(0, 2, 3, 1).numpy(), strict=True):
+    for path in _earlier_draw(out):
+        path.unlink(missing_ok=True)
+    for i, picture in enumerate(to_bytes(images).permute(0, 2, 3, 1).numpy()):
         image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
-        write_atomically(out / name, functools.partial(image.save, format="PNG"))
-    write_record(out / DRAW_RECORD, {"files": names})
+        write_atomically(out / f"{i:0{digits}d}.png", functools.partial(save_marked, image))
 
 
-def _earlier_draw(folder: Path) -> list[str]:
-    """Return the names of the pictures that an earlier draw left in a folder.
+def _earlier_draw(folder: Path) -> list[Path]:
+    """Return the pictures that an earlier draw left in a folder.
 
     Raises:
         UserError: there are other pictures, which would be taken for samples.
     """
-    from .picture_folders import DRAW_RECORD, find_pictures
-    from .records import read_record
+    from .picture_folders import find_pictures
+    from .pictures import is_marked
 
-    try:
-        listed = read_record(folder / DRAW_RECORD).get("files", [])
-    except FileNotFoundError:
-        listed = []
-    names = [name for name in map(str, listed) if Path(name).name == name]
-    if folder.is_dir():
-        others = [path for path in find_pictures(folder, 0).paths if path.parent != folder or path.name not in names]
-        if others:
-            raise UserError(
-                f"{folder} holds {len(others)} pictures that are not of an earlier draw, such as {others[0].name}; "
-                "name an empty folder with --out, or remove them"
-            )
-    return names
+    if not folder.is_dir():
+        return []
+    there = find_pictures(folder, 0, drawn=True).paths
+    own = [path for path in there if path.parent == folder and path.stem.isdigit() and is_marked(path)]
+    others = sorted(set(there) - set(own))
+    if others:
+        raise UserError(
+            f"{folder} holds {len(others)} pictures that are not of an earlier draw, such as {others[0].name}; name "
+            "an empty folder with --out, or remove them"
+        )
+    return own
 
 
 if __name__ == "__main__":

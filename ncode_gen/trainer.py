@@ -129,6 +129,7 @@ class _Loop:
         self.total = self.per_epoch * recipe.training.epochs
         steps = self.per_epoch * recipe.epochs
         self._check_whole_batch()
+        self._check_enough(len(splits.train))
         self.reporter = Reporter(folder, steps, self.batch, quiet=quiet, writes=workers.leads)
         # Shares of a weight must be contiguous.
         layout = torch.contiguous_format if workers.sharded else torch.channels_last
@@ -204,6 +205,18 @@ class _Loop:
             raise UserError(f"{whole} is a loss of the whole batch, which {parts} processes cannot share; use one")
         if objective.kind == "wae" and self.batch < 2:
             raise UserError(f"{whole} compares the images of a batch and needs at least 2, got {self.batch}")
+
+    def _check_enough(self, images: int) -> None:
+        """Refuse a prior for which there are too few images, before anything is trained."""
+        prior = self.recipe.prior
+        if prior.kind == "normal" or prior.joint:
+            return
+        if images < max(2, prior.components):
+            remedy = f"set prior.components to at most {images}, or use more images"
+            raise UserError(
+                f"{images} training images are too few for a prior with prior.components = {prior.components}; "
+                f"{remedy if images > 1 else 'use more images'}"
+            )
 
     def _position(self) -> tuple[float, int]:
         """Return how far the present part of training is, and how long it is, in batches of the present size.

@@ -144,8 +144,11 @@ def test_what_the_program_made_is_no_data(folder_run, tmp_path, command):
     assert done.returncode == 0
     found = find_pictures(place / "pictures", 1)
     assert len(found.paths) == 40
-    assert "3 folders that this program made" in " ".join(found.told(place / "pictures"))
-    assert len(find_pictures(place / "pictures" / "made", 1).paths) == 3  # a draw itself can be scored
+    told = " ".join(found.told(place / "pictures"))
+    assert "2 folders that this program made" in told and "3 pictures that this program drew" in told
+    made = place / "pictures" / "made"
+    assert len(find_pictures(made, 1, drawn=True).paths) == 3  # a draw itself can be scored
+    assert len(find_pictures(made, 1).paths) == 3  # and learnt from, where nothing else is there
 
 
 def test_hidden_files_and_caches_are_no_pictures(tmp_path):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..files import write_atomically
+from ..pictures import MARK
 
 __all__ = ["COLOURS", "STYLE", "FileFormat", "new_figure", "save", "show_picture"]
 
@@ -54,5 +55,6 @@ def show_picture(axes: Axes, picture: Tensor) -> None:
 def save(figure: Figure, path: Path, kind: FileFormat) -> Path:
     """Write a figure to `path` with the ending of its format, and return the file."""
     target = path.with_suffix(f".{kind}")
-    write_atomically(target, lambda partial: figure.savefig(partial, format=kind))
+    metadata = dict(MARK) if kind == "png" else None
+    write_atomically(target, lambda partial: figure.savefig(partial, format=kind, metadata=metadata))
     return target

@@ -81,17 +81,16 @@ def shared_batches(images: Images, size: int, device: torch.device, workers: Wor
 
 
 def compare_features(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, Score]:
-    """Return Frechet and kernel distance, precision, recall, density and coverage of features (m, f) against (n, f)."""
+    """Return Frechet and kernel distance, precision, recall, density and coverage of features (m, f) against (n, f).
+
+    Distances of covariances and of pairs need two features on each side, and are left out for fewer.
+    """
     precision, recall = precision_recall(real, fake)
     density, coverage = density_coverage(real, fake)
-    return {
-        "fid": frechet_score(real, fake, seed=seed),
-        "kid": kernel_score(real, fake, seed=seed),
-        "precision": precision,
-        "recall": recall,
-        "density": density,
-        "coverage": coverage,
-    }
+    scores: dict[str, Score] = {}
+    if min(len(real), len(fake)) > 1:
+        scores = {"fid": frechet_score(real, fake, seed=seed), "kid": kernel_score(real, fake, seed=seed)}
+    return scores | {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
 
 
 def distance_device(device: torch.device) -> torch.device:
@@ -106,6 +105,8 @@ def distance_device(device: torch.device) -> torch.device:
 def few_images_warning(real: Tensor, fake: Tensor) -> list[str]:
     """Return a warning, if there are too few images for the covariance of their features, else nothing."""
     fewest, size = min(len(real), len(fake)), real.shape[1]
+    if fewest < 2:
+        return ["fid, kid: undefined for one image; left out"]
     if fewest >= 2 * size:
         return []
     return [

@@ -30,6 +30,11 @@ class Score:
     low: float
     high: float
 
+    @property
+    def defined(self) -> bool:
+        """Whether it is a number, as the mean of no cases or a ratio to nothing is not."""
+        return math.isfinite(self.value) and math.isfinite(self.low) and math.isfinite(self.high)
+
     @classmethod
     def from_error(cls, value: float, error: float) -> Score:
         """Return the score with a given standard error."""
