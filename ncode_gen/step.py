@@ -32,12 +32,14 @@ __all__ = [
 def learning_rate(peak: float, warmup: float, step: float, total: int) -> float:
     """Return the rate at a step: a linear rise over the share `warmup` of the steps, then half a cosine down to zero.
 
+    A step is a share of one too, where a run went on with another batch.
+
     >>> round(learning_rate(1e-3, 0.1, 5, 100), 6), round(learning_rate(1e-3, 0.1, 100, 100), 6)
     (0.0006, 0.0)
     """
     rise = max(1, round(warmup * total))
     if step < rise:
-        return peak * (step + 1) / rise
+        return peak * min(1.0, (step + 1) / rise)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 

@@ -336,14 +336,14 @@ class _Loop:
         at.images = len(self.splits.train)
         started = time.perf_counter() - at.seconds
         sums = torch.tensor(at.sums, device=self.device)
-        left = (at.images - at.seen) // self.batch
+        left = sum(map(len, self._sizes()))
         for number, (images, numbers) in enumerate(self._batches(), start=1):
             rate, updates = self._rate(), at.step - at.begun
             sums += self.training.step(images, rate, self._beta(), self.training.generator, numbers)
             update_average(self.training.averaged, self.training.model, self.recipe.training.ema, updates)
             at.step += 1
             at.batches += 1
-            at.seen += self.batch
+            at.seen += len(images) * self.workers.count
             last = at.batches % REPORT_EVERY == 0 or number == left
             if last or self.device.type == "cpu":  # elsewhere, asking for a number waits for the device
                 self._check_skipped(rate)
@@ -359,16 +359,26 @@ class _Loop:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's parts of the batches that are still to come, with their indices in the training set.
 
-        Seed and epoch decide their order, whatever the batch; images that no longer fill a batch are left out.
+        Seed and epoch decide their order, whatever the batch; images that do not fill the last batch are left out.
         """
         images, at = self.splits.train, self.at
-        order = torch.randperm(len(images), generator=seeded(1_000_003 * self.recipe.seed + at.epoch))[at.seen :]
-        left = len(order) // self.batch
-        if left == 0:  # stopped between an epoch's last batch and its end
-            return iter(())
-        mine = self.workers.part(order[: left * self.batch].view(left, self.batch).T).T
-        batches = images.batches(self.batch // self.workers.count, mine.flatten(), self.device)
-        return zip(batches, mine, strict=True)
+        order = torch.randperm(len(images), generator=seeded(1_000_003 * self.recipe.seed + at.epoch))
+        start, share = at.seen, self.workers.count
+        for sizes in self._sizes():
+            part = order[start : start + sum(sizes)]
+            start += len(part)
+            mine = self.workers.part(part.view(len(sizes), -1).T).T
+            yield from zip(images.batches(sizes[0] // share, mine.flatten(), self.device), mine, strict=True)
+
+    def _sizes(self) -> list[list[int]]:
+        """Return the sizes of the batches of the epoch that are still to come, equal ones together.
+
+        The last one is smaller where the epoch began with another batch, so that no image is lost by the change.
+        """
+        to_come = self.per_epoch * self.batch - self.at.seen
+        full, rest = divmod(max(0, to_come), self.batch)
+        rest -= rest % (self.workers.count * self.recipe.training.accumulate)
+        return [sizes for sizes in ([self.batch] * full, [rest]) if sum(sizes)]
 
     def _to_be_saved(self, last: bool) -> bool:
         """Return whether to save, to stop or because it is time.

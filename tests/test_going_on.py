@@ -1,0 +1,203 @@
+"""Going on after a change: position and schedule are counted in images."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ncode_gen import step as step_module
+from ncode_gen.data import load_data
+from ncode_gen.errors import UserError
+from ncode_gen.recipe import ObjectiveRecipe, PriorRecipe, Recipe, RefinerRecipe
+from ncode_gen.records import JsonLines
+from ncode_gen.signals import Interrupted
+from ncode_gen.state import STATE, load_state, save_state
+from ncode_gen.trainer import train
+
+from .conftest import TINY
+from .test_trainer import CPU, fit, recipe_of, rows_of
+
+N = 256
+
+
+class Watch:
+    """Notes what each step is given, and sends a signal after some of them."""
+
+    def __init__(self, monkeypatch):
+        self.rates, self.seen, self.stop_after = [], [], -1
+        real = step_module.Step.__call__
+
+        def call(step, images, rate, beta, generator, numbers):
+            found = real(step, images, rate, beta, generator, numbers)
+            self.rates.append(rate)
+            self.seen.append(numbers.tolist())
+            if self.stop_after == 0:
+                signal.raise_signal(signal.SIGTERM)
+            self.stop_after -= 1
+            return found
+
+        monkeypatch.setattr(step_module.Step, "__call__", call)
+
+
+def with_batch(recipe, batch, **training):
+    values = {**vars(recipe.training), "batch": batch, **training}
+    return Recipe(**{**vars(recipe), "training": type(recipe.training)(**values)})
+
+
+def run_through(recipe, folder, watch, changes):
+    """Train, stopped after some steps each time, with another batch from there on."""
+    begun = False
+    for steps, batch in changes:
+        watch.stop_after = steps - 1
+        with pytest.raises(Interrupted):
+            fit(with_batch(recipe, batch), folder, resume=begun)
+        begun = True
+    watch.stop_after = -1
+    return fit(with_batch(recipe, changes[-1][1]), folder, resume=True)
+
+
+KINDS = {"model": RefinerRecipe(), "refined": RefinerRecipe("flow", width=8, epochs=2)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batches", [(64, 16), (16, 64), (64, 100), (48, 7), (32, 256)])
+def test_another_batch_repeats_no_image_and_keeps_the_schedule(tmp_path, monkeypatch, batches, kind):
+    recipe, watch = recipe_of(epochs=2, refiner=KINDS[kind]), Watch(monkeypatch)
+    first, second = batches
+    run_through(recipe, tmp_path, watch, [(2, first), (1, second)])
+    rows, place, starts = rows_of(tmp_path), 0, []
+    assert [row["epoch"] for row in rows] == list(range(1, 5 if kind == "refined" else 3))
+    for row in rows:
+        starts.append(place)
+        seen = []
+        while len(seen) < row["images"]:
+            seen += watch.seen[place]
+            place += 1
+        assert max(Counter(seen).values()) == 1 and len(seen) >= N // second * second
+    assert place == len(watch.seen)
+    # Each part of training goes up once and down once, nearly to zero, and never below.
+    for start, end in pairwise([0, starts[2], place] if kind == "refined" else [0, place]):
+        rates = watch.rates[start:end]
+        top = rates.index(max(rates))
+        assert min(rates) >= 0 and max(rates) <= 2e-3
+        assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+        assert second == N or rates[-1] < 0.3 * max(rates)
+
+
+def test_the_schedule_of_an_unchanged_run_is_as_it_was(tmp_path, monkeypatch):
+    watch = Watch(monkeypatch)
+    fit(recipe_of(epochs=2), tmp_path)
+    assert watch.rates == [step_module.learning_rate(2e-3, 0.03, step, 8) for step in range(8)]
+
+
+def test_a_larger_training_set_begins_the_epoch_anew_and_says_so(tmp_path, monkeypatch, capsys):
+    recipe, watch = recipe_of(epochs=2), Watch(monkeypatch)
+    watch.stop_after = 1
+    with pytest.raises(Interrupted):
+        fit(recipe, tmp_path)
+    watch.stop_after = -1
+    data = type(recipe.data)(limit=320)
+    fit(Recipe(**{**vars(recipe), "data": data}), tmp_path, resume=True)
+    assert "256 training images have become 320: epoch 1 begins anew" in " ".join(capsys.readouterr().err.split())
+    assert [row["images"] for row in rows_of(tmp_path)] == [320, 320]
+
+
+@pytest.mark.parametrize(("before", "after"), [("float32", "fp16"), ("fp16", "float32"), ("float32", "bf16")])
+def test_another_precision_goes_on(tmp_path, before, after):
+    fit(recipe_of(epochs=1, training={"precision": before}), tmp_path)
+    fit(recipe_of(epochs=2, training={"precision": after}), tmp_path, resume=True)
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2 and rows[1]["loss"] < rows[0]["loss"] and rows[1]["skipped"] <= 2
+
+
+def test_settings_of_the_optimiser_are_the_recipes(tmp_path):
+    fit(recipe_of(epochs=1), tmp_path)
+    fit(recipe_of(epochs=2, training={"decay": 0.25}), tmp_path, resume=True)
+    assert {group["weight_decay"] for group in load_state(tmp_path)["optimiser"]["param_groups"]} == {0.25}
+
+
+def test_a_state_that_counts_batches_goes_on(tmp_path, monkeypatch):
+    """As earlier versions wrote it."""
+    recipe = recipe_of(epochs=2)
+    whole = fit(recipe, tmp_path / "whole").state_dict()
+    watch = Watch(monkeypatch)
+    watch.stop_after = 1
+    with pytest.raises(Interrupted):
+        fit(recipe, tmp_path / "run")
+    watch.stop_after = -1
+    state = dict(load_state(tmp_path / "run"))
+    progress = state["progress"]
+    state["progress"] = {"epoch": 0, "batch": 2, "step": 2, "sums": progress["sums"], "seconds": progress["seconds"]}
+    save_state(tmp_path / "run", state)
+    parts = fit(recipe, tmp_path / "run", resume=True).state_dict()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_losses_of_a_whole_batch_are_not_parted(tmp_path):
+    for objective, prior in (
+        (ObjectiveRecipe("wae"), PriorRecipe("normal")),
+        (ObjectiveRecipe(free_nats=2.0), PriorRecipe()),
+    ):
+        recipe = recipe_of(objective=objective, prior=prior, training={"accumulate": 2})
+        with pytest.raises(UserError, match=r"losses of the whole batch, which training.accumulate would part"):
+            recipe.check()
+        whole = recipe_of(objective=objective, prior=prior)
+
+        class Two:
+            count, leads, sharded, rank = 2, True, False, 0
+
+        with pytest.raises(UserError, match="a loss of the whole batch, which 2 processes cannot share"):
+            train(whole, load_data(whole.data), tmp_path, device=CPU, quiet=True, workers=Two())
+    one = with_batch(recipe_of(objective=ObjectiveRecipe("wae"), prior=PriorRecipe("normal")), 1)
+    with pytest.raises(UserError, match="needs at least 2, got 1"):
+        fit(one, tmp_path)
+
+
+STORM = [*TINY, "--training.epochs", "8", "--training.batch", "64", "--quiet"]
+
+
+@pytest.mark.parametrize("kills", [int(os.environ.get("NCODE_KILLS", "3"))])
+def test_kills_with_changes_of_batch_and_processes_end_in_one_schedule(tmp_path, kills):
+    """`NCODE_KILLS` says how many; what is killed has another batch and other processes when it goes on."""
+    dice = torch.Generator().manual_seed(1)
+    run = tmp_path / "run"
+
+    def chance(count):
+        return int(torch.randint(count, (), generator=dice))
+
+    code = 1
+    for number in range(10 * kills + 10):
+        batch, processes = (16, 32, 64, 128, 256)[chance(5)], 1 + (chance(3) == 0)
+        resume = ["--resume", "run"] if (run / "recipe.toml").exists() else [*STORM, "--out", "run"]
+        launcher = [sys.executable, "-m", "ncode_gen.train"]
+        if processes > 1:
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ncode_gen.train"]
+        words = [*launcher, *resume, "--training.batch", str(batch), "--device", "cpu", "--quiet"]
+        process = subprocess.Popen(
+            words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            seconds = 4 + 8 * float(torch.rand((), generator=dice))
+            _, told = process.communicate(timeout=seconds if number < kills else 300)
+            code = process.returncode
+            assert code == 0, told
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM if chance(2) else signal.SIGKILL)
+            process.communicate()
+            code = 1
+        if code == 0 and number >= kills:
+            break
+    assert code == 0
+    rows = JsonLines(run / "metrics.jsonl", load_state(run)["run"]).read()
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    images = load_data(Recipe.load(run / "recipe.toml").data).train
+    assert all(len(images) - 256 < row["images"] <= len(images) for row in rows)
+    rates = [row["rate"] for row in rows]
+    assert rates == sorted(rates, reverse=True) and 0 <= rates[-1] < 0.05 * rates[0]
+    assert (run / STATE).exists()
