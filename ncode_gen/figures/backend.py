@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 
 __all__: list[str] = []
 
+# An unknown name makes the import itself fail, and matplotlib half imported; so it is imported first, and told then.
+_first = "matplotlib" not in sys.modules
+_named = os.environ.pop("MPLBACKEND", None)
 try:
     import matplotlib as mpl
-except Exception as error:
-    named = os.environ.pop("MPLBACKEND", None)
-    if named is None:
-        raise
+finally:
+    if _named is not None:
+        os.environ["MPLBACKEND"] = _named
+if _named and _first:
     try:
-        import matplotlib as mpl
-    finally:
-        os.environ["MPLBACKEND"] = named
-    warnings.warn(f"MPLBACKEND={named} is unknown to matplotlib and left aside ({error})", stacklevel=2)
-
-del mpl
+        mpl.rcParams["backend"] = _named
+    except ValueError:
+        warnings.warn(f"MPLBACKEND={_named} is no backend of matplotlib, and left aside", stacklevel=2)
