@@ -30,5 +30,8 @@ def keep_freed_memory() -> bool:
     theirs = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
     if sys.platform != "linux" or os.environ.get(SWITCH) == "0" or any(name in os.environ for name in theirs):
         return False
-    tell = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library may have none
+    try:
+        tell = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library may have none
+    except (OSError, TypeError):  # a program that is linked as one piece
+        return False
     return tell is not None and bool(tell(M_TRIM_THRESHOLD, KEPT)) and bool(tell(M_MMAP_THRESHOLD, OWN_PAGES))

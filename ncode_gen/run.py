@@ -62,9 +62,15 @@ def resolve_device(name: str) -> torch.device:
         UserError: there is no such device here.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        for kind, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+            try:
+                if there():
+                    torch.zeros(1, device=kind)
+                    return torch.device(kind)
+            except (RuntimeError, AssertionError) as error:  # a driver that is too old, or a device of somebody else's
+                reason = str(error).partition("\n")[0]
+                print(f"note: {kind} cannot be used here ({reason}); the CPU is", file=sys.stderr)
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -15,6 +15,11 @@ from .pixel_range import PixelRange
 __all__ = ["FileSplit", "place_of", "split_by_hash"]
 
 
+def _composed(name: str) -> str:
+    """Return a name in the form that does not depend on the system that it was written on (macOS parts é)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def place_of(name: str, purpose: str, seed: int) -> float:
     """Return a number in [0, 1) for a relative path: its own, whatever other files there are.
 
@@ -26,7 +31,7 @@ def place_of(name: str, purpose: str, seed: int) -> float:
     >>> place_of("a.png", "test", 0) == place_of("a.png", "test", 0) != place_of("a.png", "test", 1)
     True
     """
-    text = f"{seed}\n{purpose}\n{unicodedata.normalize('NFC', name)}"
+    text = f"{seed}\n{purpose}\n{_composed(name)}"
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:7]) / 2**56
 
 
@@ -95,15 +100,15 @@ class FileSplit:
         Raises:
             UserError: none of a part is left.
         """
-        there = set(names)
-        own = {*self.train, *self.validation, *self.test}
-        gone, new = sorted(own - there), sorted(there - own)
-        if not gone and not new:
-            return self, []
+        there = {_composed(name): name for name in names}
+        own = {_composed(name) for name in (*self.train, *self.validation, *self.test)}
+        gone, new = sorted(own - there.keys()), sorted(there.keys() - own)
         parts = {
-            part: tuple(name for name in getattr(self, part) if name in there)
+            part: tuple(there[_composed(name)] for name in getattr(self, part) if _composed(name) in there)
             for part in ("train", "validation", "test")
         }
+        if not gone and not new:
+            return FileSplit(self.digest, parts["train"], parts["validation"], parts["test"], self.pixels), []
         for part, kept in parts.items():
             if not kept:
                 raise UserError(

@@ -139,7 +139,8 @@ class FlowDecoder(nn.Module):
             ValueError: times that fall, or lie outside [0, 1].
         """
         wanted = torch.as_tensor(times, dtype=torch.float32)
-        if bool((wanted.diff() < 0).any()) or float(wanted.min()) < 0 or float(wanted.max()) > 1:
+        inside = wanted.numel() and bool(((wanted >= 0) & (wanted <= 1)).all())  # a NaN is neither
+        if wanted.dim() != 1 or not inside or bool((wanted.diff() < 0).any()):
             raise ValueError(f"times must rise within [0, 1], got {wanted.tolist()}")
         control, maps = self.trunk(latents).to(latents.dtype), self._start(latents)
         precision = casting_to(latents)

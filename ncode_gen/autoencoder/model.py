@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..control import ControlledODE, DensityError, FlowSolution
 from ..priors import Prior
-from ..solvers import as_times
+from ..solvers import Times, as_times, in_own_precision
 from .flow_decoder import FlowDecoder
 from .likelihoods import Likelihood
 from .parts import in_parts
@@ -62,6 +64,20 @@ class Terms:
     def importance_bound(self) -> Tensor:
         """Importance-weighted bound, shape (n,) (Burda et al., "Importance weighted autoencoders", equation 8)."""
         return torch.logsumexp(self.log_weights, -1) - math.log(self.log_weights.shape[-1])
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _uncast(method: Method) -> Method:
+    """Let a method compute as it does without automatic casting around it; `compute_in` says what is to be cast."""
+
+    @functools.wraps(method)
+    def uncast(self: LatentModel, *arguments: Any, **options: Any) -> Any:
+        with in_own_precision(next(self.parameters())):
+            return method(self, *arguments, **options)
+
+    return cast(Method, uncast)
 
 
 class LatentModel(nn.Module):
@@ -149,6 +165,7 @@ class LatentModel(nn.Module):
             raise DensityError("a deterministic autoencoder has no posterior density, so no ELBO and no likelihood")
         return self.posterior
 
+    @_uncast
     def terms(
         self, target: Tensor, noise: Tensor, solver: SolverChoice | None = None, *, energy: bool = False
     ) -> Terms:
@@ -172,6 +189,7 @@ class LatentModel(nn.Module):
         log_prior = self.prior.log_prob(draws.latents, steps=solver.steps, grid=solver.grid)
         return Terms(fit, log_prior, draws.log_prob, draws.energy)
 
+    @_uncast
     def autoencoding(
         self, target: Tensor, solver: SolverChoice | None = None, jitter: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -200,6 +218,7 @@ class LatentModel(nn.Module):
         return images.to(self.device, self.dtype)
 
     @torch.no_grad()
+    @_uncast
     def sample(
         self,
         n: int,
@@ -227,6 +246,7 @@ class LatentModel(nn.Module):
         return self.draw_images(latents, generator, batch=batch) if refine else self.decode(latents, batch=batch)
 
     @torch.no_grad()
+    @_uncast
     def draw_images(
         self, latents: Tensor, generator: torch.Generator | None = None, *, batch: int = 500, steps: int | None = None
     ) -> Tensor:
@@ -252,6 +272,7 @@ class LatentModel(nn.Module):
         return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(n)]).to(self.device, self.dtype)
 
     @torch.no_grad()
+    @_uncast
     def encode(self, images: Tensor, *, batch: int = 500) -> Tensor:
         """Return the latents (n, d) of images (n, C, H, W) in [0, 1]: the mean's, if the posterior is random.
 
@@ -268,6 +289,7 @@ class LatentModel(nn.Module):
         return latents
 
     @torch.no_grad()
+    @_uncast
     def draw(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return one draw (n, d) from the posterior of each image; its latent, if there is nothing random."""
         if not isinstance(self.posterior, ControlledPosterior):
@@ -275,6 +297,7 @@ class LatentModel(nn.Module):
         return self.latents_under(images, torch.randn(images.shape[0], self.dim, generator=generator))
 
     @torch.no_grad()
+    @_uncast
     def latents_under(self, images: Tensor, noise: Tensor) -> Tensor:
         """Return the latents (n, d) that standard normal noise (n, d) draws, if there is anything random."""
         if not isinstance(self.posterior, ControlledPosterior):
@@ -284,6 +307,7 @@ class LatentModel(nn.Module):
         return latents
 
     @torch.no_grad()
+    @_uncast
     def decode(self, latents: Tensor, *, batch: int = 500) -> Tensor:
         """Return the expected images (n, C, H, W) in [0, 1] of latents (n, d)."""
         return in_parts(
@@ -296,6 +320,7 @@ class LatentModel(nn.Module):
         return latents.to(self.device, self.dtype)
 
     @torch.no_grad()
+    @_uncast
     def refinement(
         self, latents: Tensor, times: Sequence[float] | Tensor, generator: torch.Generator | None = None
     ) -> Tensor | None:
@@ -316,6 +341,7 @@ class LatentModel(nn.Module):
         return self.refiner.film(self.decode(latents), latents, noise, torch.as_tensor(times).to(noise))
 
     @torch.no_grad()
+    @_uncast
     def emergence(self, latents: Tensor, times: Sequence[float] | Tensor) -> Tensor | None:
         """Return the pictures (T, n, C, H, W) in [0, 1] of an N-CODE decoder's flow stopped at each of `times`.
 
@@ -333,6 +359,7 @@ class LatentModel(nn.Module):
             film = self.decoder.film(latents, times).to(self.dtype)
         return torch.stack([self.likelihood.mean(frame) for frame in film])
 
+    @_uncast
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the decoded latents of images (n, C, H, W) in [0, 1]."""
         return self.decode(self.encode(images))
@@ -374,6 +401,7 @@ class LatentModel(nn.Module):
             terms = self.terms(target, torch.stack(noises).to(self.device, self.dtype), SolverChoice(method, steps))
             yield terms.elbo, terms.importance_bound
 
+    @_uncast
     def log_likelihood(
         self,
         images: Tensor,
@@ -396,8 +424,9 @@ class LatentModel(nn.Module):
         return torch.cat([bound for _, bound in self.bounds(images, particles, generator, steps=steps)])
 
     @torch.no_grad()
+    @_uncast
     def trajectory(
-        self, images: Tensor, times: Tensor | None = None, *, decode: bool = False, steps: int | None = None
+        self, images: Tensor, times: Times | None = None, *, decode: bool = False, steps: int | None = None
     ) -> LatentTrajectory:
         """Follow the latents of images from x(0) to z = x(1), each under its own control.
 

@@ -108,10 +108,16 @@ class Field(nn.Module, ABC):
         if x.dim() not in (self.axes + 1, self.axes + 2) or x.shape[-self.axes] != self.dim:
             what = "dimensions" if self.axes == 1 else "channels"
             raise ValueError(f"the field has {self.dim} {what} in {self.axes} axes, the states are {tuple(x.shape)}")
-        if control.shape[-1] != self.control_size:
-            raise ValueError(f"the field takes {self.control_size} weights of control, got {control.shape[-1]}")
-        if control.dim() == 2 and control.shape[0] != x.shape[0]:
-            raise ValueError(f"{x.shape[0]} samples but {control.shape[0]} controls")
+        self.check_control(control, x.shape[0])
+
+    def check_control(self, control: Tensor, samples: int) -> None:
+        """Raise a ValueError unless a control is one for all samples, (P,), or one for each, (n, P)."""
+        if control.dim() not in (1, 2) or control.shape[-1] != self.control_size:
+            raise ValueError(
+                f"the field takes {self.control_size} weights of control, got shape {tuple(control.shape)}"
+            )
+        if control.dim() == 2 and control.shape[0] != samples:
+            raise ValueError(f"{samples} samples but {control.shape[0]} controls")
 
     @property
     def shared_size(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..solvers import Solution, State, Tableau, evaluations, fixed_tableau, grid_of, runge_kutta_step
+from ..solvers import Solution, State, Tableau, checked, evaluations, fixed_tableau, grid_of, runge_kutta_step
 from .dynamics import CoupledDynamics
 from .solver import Solver
 
@@ -49,7 +49,7 @@ def solve_with_step_maps(dynamics: CoupledDynamics, state: State, times: Tensor,
         raise ValueError('log_det_by="steps" is exact and takes no noise; use "divergence" for Hutchinson\'s estimate')
     times, nodes, kept = grid_of(times, state[0], solver.steps, solver.grid)
     tableau, bound = fixed_tableau(solver.method), dynamics.steered
-    rest = dynamics.without("log_det")
+    rest = checked(dynamics.without("log_det"))
     x, total, *others = state
     path: list[State] = [(x, total, *others)]
     for i in range(nodes.shape[0] - 1):
@@ -68,6 +68,6 @@ def _step(
     """Return the map of one step."""
 
     def move(x: Tensor) -> Tensor:
-        return runge_kutta_step(lambda t, state: (velocity(t, state[0]),), start, length, (x,), tableau)[0]
+        return runge_kutta_step(checked(lambda t, state: (velocity(t, state[0]),)), start, length, (x,), tableau)[0]
 
     return move

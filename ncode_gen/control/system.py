@@ -17,6 +17,7 @@ from ..solvers import (
     Times,
     as_times,
     batch_invariant,
+    casting_to,
     evaluations,
     grid_of,
     has_fixed_steps,
@@ -236,6 +237,11 @@ class ControlledODE(nn.Module):
         theta: Tensor | None = None,
     ) -> FlowSolution:
         """Solve from states and a condition as the user gave them; `theta` at the first time, if not gamma's."""
+        if (
+            casting_to(x) is not None
+        ):  # what comes of layers under automatic casting is taken back to the weights' dtype
+            x = self._uncast(x)
+            condition, noise = (None if part is None else self._uncast(part) for part in (condition, noise))
         with in_own_precision(x):
             return self._solve_in_own_precision(x, condition, times, solver, measures, noise, theta)
 
@@ -267,11 +273,13 @@ class ControlledODE(nn.Module):
                     condition = condition.repeat_interleave(particles, 0)
                     totals = tuple(total.reshape(-1, 1) for total in totals)
                 start = controller.start(condition) if theta is None else theta
+                self.field.check_control(start, len(points))
                 state: State = (points, start.expand(len(points), -1), *totals)
                 dynamics = CoupledDynamics(self.field, controller, None, wanted, noise, solver.precision)
             else:
                 if type(controller).steer is Controller.steer:  # one theta for the whole solve
                     control = controller.start(condition)
+                    self.field.check_control(control, n)
                     fast = self._solve_natively(control, points, times, solver, wanted, noise)
                     if fast is not None:
                         return self._result(fast, x, wanted)
@@ -334,12 +342,20 @@ class ControlledODE(nn.Module):
             points = torch.cat([points, extra], 2)
         return points, condition
 
+    def _uncast(self, given: Tensor) -> Tensor:
+        half = given.dtype in (torch.float16, torch.bfloat16)
+        return given.to(self._dtype(torch.float32)) if half else given
+
+    def _dtype(self, default: torch.dtype) -> torch.dtype:
+        """Return the dtype of the weights; the default where there are none."""
+        return next((weight.dtype for weight in self.parameters() if weight.is_floating_point()), default)
+
     def _check_dtype(self, x: Tensor, condition: Tensor) -> None:
         """Raise a ValueError where states or condition have another dtype than the weights."""
         for what, given in (("states", x), ("condition", condition)):
             if not given.is_floating_point():
                 raise ValueError(f"{what} must be real floating point, got {given.dtype}")
-        own = next((weight.dtype for weight in self.parameters() if weight.is_floating_point()), x.dtype)
+        own = self._dtype(x.dtype)
         for what, given in (("states", x), ("condition", condition)):
             if given.dtype != own:
                 raise ValueError(

@@ -1,5 +1,6 @@
 """Solvers of ordinary differential equations and the `Solution` they return."""
 
+from .derivative import checked
 from .fixed import Derivative, State, fixed_steps, runge_kutta_step
 from .invariance import batch_invariant, is_batch_invariant
 from .modes import casting_to, in_own_precision, is_plain, sees_numbers
@@ -36,6 +37,7 @@ __all__ = [
     "casting_to",
     "check_gradient",
     "check_method",
+    "checked",
     "evaluations",
     "fixed_steps",
     "fixed_tableau",

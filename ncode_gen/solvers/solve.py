@@ -15,7 +15,7 @@ from torch import Tensor
 from .adaptive import adaptive_solve
 from .derivative import check_state, checked
 from .fixed import Derivative, State, fixed_steps
-from .modes import in_own_precision, sees_numbers
+from .modes import casting_to, in_own_precision, sees_numbers
 from .solution import Solution
 from .tableaus import ADAPTIVE, FIXED, TWO_STAGES, fixed_tableau, has_fixed_steps
 from .times import Times, as_times, attach_times
@@ -173,7 +173,8 @@ def solve(
     Returns:
         A `Solution` whose parts have shape (T, n, ...).
 
-    All arithmetic is that of the state's dtype, also under automatic casting. Gradients flow to the state, to what the
+    All arithmetic is that of the state's dtype; automatic casting is switched off inside, and a state in half precision
+    that comes of it is taken to float32. Gradients flow to the state, to what the
     derivative depends on, and to the times: through the steps of a fixed-step method, of the exact solution (and of
     first order only) with the others.
 
@@ -190,7 +191,10 @@ def solve(
     """
     check_method(method)
     check_gradient(gradient, method)
-    state, steps, max_steps = check_state(state), _count(steps, "steps"), _count(max_steps, "max_steps")
+    state = check_state(state)
+    if casting_to(state[0]) is not None:  # half precision that comes of automatic casting was not the user's choice
+        state = tuple(part.float() if part.dtype in (torch.float16, torch.bfloat16) else part for part in state)
+    steps, max_steps = _count(steps, "steps"), _count(max_steps, "max_steps")
     rtol, atol = _tolerance(rtol, "rtol"), _tolerance(atol, "atol")
     if atol == 0:
         raise ValueError("tolerances must be positive, got atol=0")

@@ -266,3 +266,47 @@ def test_shipped_models_are_pickled_copied_and_converted(name):
         if not model.posterior.deterministic:
             with pytest.raises(ValueError, match="off by nats"):
                 half.log_likelihood(images, 2)
+
+
+def test_what_casting_made_half_is_taken_back():
+    layer, flow = torch.nn.Linear(3, 3), flow_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(X)
+        assert half.dtype == torch.bfloat16
+        found = flow(X, half).state
+        solved = solve(lambda t, s: (torch.tanh(layer(s[0])),), (half,), [0, 1], method="dopri5").state
+    assert found.dtype == solved.dtype == torch.float32
+    torch.testing.assert_close(found, flow(X, half.float()).state)
+    with pytest.raises(ValueError, match="cannot meet its tolerances"):
+        solve(lambda t, s: (-s[0],), (half,), [0, 1], method="dopri5")
+
+
+@pytest.mark.parametrize("name", ["digits-ncode-open", "mnist-ncode-decoder", "mnist-ncode-open-flow"])
+def test_a_model_computes_the_same_under_casting(name):
+    model = ncode_gen.load(Path("checkpoints") / name)
+    images = model.sample(4, torch.Generator().manual_seed(0))
+
+    def all_of_it():
+        generator = torch.Generator().manual_seed(1)
+        found = [model.sample(2, generator), model.encode(images), model.draw(images, generator)]
+        found += [model.reconstruct(images), model.trajectory(images, [0, 1]).state]
+        if not model.posterior.deterministic:
+            found.append(model.log_likelihood(images, 4, generator))
+        return found
+
+    plain = all_of_it()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, plain, all_of_it()))
+
+
+def test_a_control_of_another_shape_is_named():
+    from ncode_gen.control import ConstantField, ControlledODE, OpenController
+
+    for gamma, message in (
+        (lambda c: c[:, :2], "takes 3 weights of control, got shape"),
+        (lambda c: c[:1], "12 samples but 1 controls"),
+        (lambda c: c.unsqueeze(1), "takes 3 weights of control, got shape"),
+    ):
+        for method in ("rk4", "dopri5"):
+            with pytest.raises(ValueError, match=message):
+                ControlledODE(ConstantField(3), OpenController(gamma))(X, X, method=method)
