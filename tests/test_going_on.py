@@ -1,9 +1,12 @@
 """Going on after a change: position and schedule are counted in images."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -158,44 +161,68 @@ def test_losses_of_a_whole_batch_are_not_parted(tmp_path):
         fit(one, tmp_path)
 
 
-STORM = [*TINY, "--training.epochs", "8", "--training.batch", "64", "--quiet"]
+EPOCHS = 12
+STORM = [*TINY, "--training.epochs", str(EPOCHS), "--quiet"]
 
 
-@pytest.mark.parametrize("kills", [int(os.environ.get("NCODE_KILLS", "3"))])
+def started(words, folder, processes, log):
+    """Start the processes of a training, as torchrun would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {
+        "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
+    }  # fmt: skip
+    found = []
+    for rank in range(processes):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if processes > 1:
+            environment |= {**together, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        found.append(subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, env=environment))
+    return found
+
+
+@pytest.mark.parametrize("kills", [int(os.environ.get("NCODE_KILLS", "2"))])
 def test_kills_with_changes_of_batch_and_processes_end_in_one_schedule(tmp_path, kills):
     """`NCODE_KILLS` says how many; what is killed has another batch and other processes when it goes on."""
     dice = torch.Generator().manual_seed(1)
-    run = tmp_path / "run"
+    run, code, killed = tmp_path / "run", 1, 0
 
     def chance(count):
         return int(torch.randint(count, (), generator=dice))
 
-    code = 1
-    for number in range(10 * kills + 10):
+    while code or killed < kills:
         batch, processes = (16, 32, 64, 128, 256)[chance(5)], 1 + (chance(3) == 0)
         resume = ["--resume", "run"] if (run / "recipe.toml").exists() else [*STORM, "--out", "run"]
-        launcher = [sys.executable, "-m", "ncode_gen.train"]
-        if processes > 1:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ncode_gen.train"]
-        words = [*launcher, *resume, "--training.batch", str(batch), "--device", "cpu", "--quiet"]
-        process = subprocess.Popen(
-            words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        try:
-            seconds = 4 + 8 * float(torch.rand((), generator=dice))
-            _, told = process.communicate(timeout=seconds if number < kills else 300)
-            code = process.returncode
-            assert code == 0, told
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGTERM if chance(2) else signal.SIGKILL)
-            process.communicate()
-            code = 1
-        if code == 0 and number >= kills:
-            break
+        words = [sys.executable, "-m", "ncode_gen.train", *resume, "--training.batch", str(batch), "--device", "cpu"]
+        with (tmp_path / "log").open("w+") as log:
+            training = started([*words, "--quiet"], tmp_path, processes, log)
+            until = time.monotonic() + (3 + 6 * float(torch.rand((), generator=dice)) if killed < kills else 300)
+            while time.monotonic() < until and any(process.poll() is None for process in training):
+                time.sleep(0.05)
+            ended = all(process.poll() is not None for process in training)
+            if not ended:
+                assert killed < kills, "a training without kills hangs"
+                number = signal.SIGTERM if chance(2) else signal.SIGKILL
+                for process in training:
+                    process.send_signal(number)
+                killed += 1
+                grace = time.monotonic() + 20  # as schedulers have it: one may wait for another that is gone
+                while time.monotonic() < grace and any(process.poll() is None for process in training):
+                    time.sleep(0.05)
+                for process in training:
+                    process.kill()
+            codes = [process.wait(timeout=60) for process in training]
+            log.seek(0)
+            code = 1 if not ended else max(codes)
+            assert not ended or code == 0, log.read()
+            if ended and killed < kills:  # begun again, so that all kills meet a training
+                shutil.rmtree(run)
+                code = 1
     assert code == 0
     rows = JsonLines(run / "metrics.jsonl", load_state(run)["run"]).read()
-    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
     images = load_data(Recipe.load(run / "recipe.toml").data).train
     assert all(len(images) - 256 < row["images"] <= len(images) for row in rows)
     rates = [row["rate"] for row in rows]
