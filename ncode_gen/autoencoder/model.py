@@ -258,7 +258,7 @@ class LatentModel(nn.Module):
             batch: images at a time.
             steps: steps of the refiner's solver instead of its own.
         """
-        if self.refiner is None or not bool(self.refiner.fitted):
+        if self.refiner is None or not bool(self.refiner.fitted) or len(latents) == 0:
             return self.decode(latents, batch=batch)
         refiner, noise = self.refiner, self._pixel_noise(len(latents), generator)
 
@@ -269,7 +269,8 @@ class LatentModel(nn.Module):
         return in_parts(draw, self._checked_latents(latents), noise, batch=batch)
 
     def _pixel_noise(self, n: int, generator: torch.Generator | None) -> Tensor:
-        return torch.stack([torch.randn(self.shape, generator=generator) for _ in range(n)]).to(self.device, self.dtype)
+        each = [torch.randn(1, *self.shape, generator=generator) for _ in range(n)]
+        return torch.cat([torch.zeros(0, *self.shape), *each]).to(self.device, self.dtype)
 
     @torch.no_grad()
     @_uncast
@@ -390,6 +391,10 @@ class LatentModel(nn.Module):
             raise ValueError(f"a likelihood in {self.dtype} would be off by nats; take model.float() for it")
         if particles < 1:
             raise ValueError(f"the number of particles must be at least 1, got {particles}")
+        if len(images) == 0:
+            none = self._checked(images).new_zeros(0)
+            yield none, none
+            return
         # On a CPU the feature maps of more particles leave the cache, which is far slower.
         budget = budget or (1024 if self.device.type == "cpu" else 4096)
         for part in self._checked(images).split(max(1, budget // particles)):

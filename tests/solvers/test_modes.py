@@ -181,6 +181,18 @@ def test_no_samples_have_no_states(method):
     assert flow(empty, empty, log_det=False).status.startswith("ok")
 
 
+@pytest.mark.parametrize("name", ["digits-ncode-open", "mnist-ncode-refined", "mnist-ncode-decoder"])
+def test_a_model_answers_for_no_images(name):
+    model = ncode_gen.load(Path("checkpoints") / name)
+    images, latents = torch.zeros(0, *model.shape), torch.zeros(0, model.dim)
+    for found in (model.reconstruct(images), model.decode(latents), model.draw_images(latents)):
+        assert found.shape == images.shape
+    assert model.encode(images).shape == model.draw(images).shape == latents.shape
+    assert model.trajectory(images, [0, 1], decode=True).pictures.shape == (2, *images.shape)
+    if not model.posterior.deterministic:
+        assert model.log_likelihood(images, 2).shape == (0,)
+
+
 def test_wrong_states_and_derivatives_are_named_by_every_method():
     x = torch.ones(4, 2)
     for method in ("rk4", "dopri5", "torchdiffeq:dopri5", "torchdiffeq:euler"):
