@@ -64,6 +64,8 @@ def main(argv: list[str]) -> None:
             said = parse(Options, "train", argv, description, fresh).recipe
             _check_model(said, recipe, options.model, options.resume)
     folder = options.resume or options.out or Path("runs") / recipe.name
+    if str(folder).encode(errors="ignore").decode() != str(folder):
+        raise UserError(f"{folder} is no name in UTF-8, which weights are written under; name another folder with --out")
 
     from .run import WEIGHTS, load_run_data, resolve_device
     from .signals import Interrupted

@@ -378,6 +378,8 @@ class _Loop:
         to_come = self.per_epoch * self.batch - self.at.seen
         full, rest = divmod(max(0, to_come), self.batch)
         rest -= rest % (self.workers.count * self.recipe.training.accumulate)
+        if rest == 1 and self.recipe.objective.kind == "wae":  # which compares the images of a batch
+            rest = 0
         return [sizes for sizes in ([self.batch] * full, [rest]) if sum(sizes)]
 
     def _to_be_saved(self, last: bool) -> bool:

@@ -391,6 +391,18 @@ def test_a_terminal_without_letters_gets_all_that_was_written(trained, tmp_path)
     assert (tmp_path / "bild→.png").exists()
 
 
+def test_names_that_are_no_text_are_data_but_no_run_folder(trained, tmp_path, command):
+    grey(tmp_path / "p", 8)
+    for path in list((tmp_path / "p").iterdir()):
+        os.rename(path, os.fsencode(tmp_path / "p") + b"/\xff" + os.fsencode(path.name))
+    done = command(*small("p", "--prior.components", 1), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = command(*SCORED, "--quiet", cwd=tmp_path)
+    assert done.returncode == 0 and "are not those of this run" not in done.stderr
+    done = command("train", *TINY, "--out", os.fsdecode(b"r\xff"), cwd=tmp_path)
+    assert done.returncode == 2 and "is no name in UTF-8" in done.stderr
+
+
 # File systems
 
 

@@ -25,7 +25,8 @@ SWITCH = "NCODE_GEN_NATIVE"
 def cache_folder() -> Path:
     """Return the user's folder for things that can be made again; a temporary one, where there is no home."""
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        home = named if named.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
     except RuntimeError:  # a user whom the system does not know, as in containers
         home = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
     return home / "ncode_gen"
