@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
             _check_model(said, recipe, options.model, options.resume)
     folder = options.resume or options.out or Path("runs") / recipe.name
     if str(folder).encode(errors="ignore").decode() != str(folder):
-        raise UserError(f"{folder} is no name in UTF-8, which weights are written under; name another folder with --out")
+        raise UserError(f"{folder} is no name in UTF-8, as weights need; name another folder with --out")
 
     from .run import WEIGHTS, load_run_data, resolve_device
     from .signals import Interrupted
