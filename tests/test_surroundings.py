@@ -63,11 +63,9 @@ def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path):
     git("add", "env/ncode_gen/errors.py", cwd=tmp_path)
     git("commit", "-q", "-m", "theirs", cwd=tmp_path)
     script = "import torch, ncode_gen.run as r; print(r.describe_environment(torch.device('cpu'), 0)['commit'])"
-    for place in (tmp_path / "env", tmp_path):
-        if place == tmp_path:  # now the package lies at the top of their repository, and is not a part of it
-            shutil.move(tmp_path / "env" / "ncode_gen", tmp_path / "ncode_gen")
-        done = child(script, cwd=tmp_path, PYTHONPATH=str(place))
-        assert done.stdout.strip() == "None", done.stderr
+    done = child(script, cwd=tmp_path, PYTHONPATH=str(tmp_path / "env"))
+    assert done.stdout.strip() == "None", done.stderr
+    shutil.move(tmp_path / "env" / "ncode_gen", tmp_path / "ncode_gen")
     git("add", "ncode_gen", cwd=tmp_path)
     git("commit", "-q", "-m", "ours", cwd=tmp_path)
     assert re.fullmatch(r"[0-9a-f]{40}", child(script, cwd=tmp_path, PYTHONPATH=str(tmp_path)).stdout.strip())
@@ -177,13 +175,11 @@ def test_a_damaged_compiled_library_is_compiled_anew(tmp_path, monkeypatch, comp
     assert (library.stat().st_mtime_ns == written) == (damage == "none")
 
 
-def test_a_library_that_is_cut_in_half_does_not_end_the_process(tmp_path):
-    assert "True" in child(USE, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path)).stdout
-    (library,) = (tmp_path / "ncode_gen").glob("*.so")
-    whole = library.read_bytes()
-    library.unlink()  # another file, since a process may still use the old one
-    library.write_bytes(whole[: len(whole) // 2])
-    done = child(USE, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+def test_a_library_that_is_cut_in_half_does_not_end_the_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library = build._built("c++", Path(build.__file__).with_name("shallow.cpp"))
+    library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
+    done = child(USE, cwd=tmp_path, CXX="c++")
     assert done.returncode == 0 and "True" in done.stdout, done.stderr
 
 
@@ -301,7 +297,7 @@ def test_priors_fit_identical_and_few_latents():
 # Seeds
 
 
-@pytest.mark.parametrize("seed", [2**63, 1_732_771_234_567_890_123_456, -1, 2**64 - 1, 1_732_771_234_567_890_123])
+@pytest.mark.parametrize("seed", [1_732_771_234_567_890_123_456, -1, 2**63])
 def test_any_whole_number_is_a_seed(trained, tmp_path, command, seed):
     for name in ("a", "b"):
         done = command("sample", trained, "--n", 3, "--seed", seed, "--out", f"{name}.npz", cwd=tmp_path)
@@ -313,7 +309,6 @@ def test_any_whole_number_is_a_seed(trained, tmp_path, command, seed):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "e.json").read_text())["protocol"]["seed"] == seed
-    assert command("gallery", trained, "--seed", seed, "--out", "g", "--quiet", cwd=tmp_path).returncode == 0
 
 
 def test_seeds_of_a_recipe_may_be_time_stamps(tmp_path):
@@ -326,7 +321,7 @@ def test_seeds_of_a_recipe_may_be_time_stamps(tmp_path):
 # Text in and out
 
 
-@pytest.mark.parametrize("name", ["run[bold]", "run[/red]", "a:smile:b", "é ü", "run [1]", "[link=x]y"])
+@pytest.mark.parametrize("name", ["run[bold] [1]", "run[/red]", "a:smile:é"])
 def test_names_are_printed_as_they_are(trained, tmp_path, command, name):
     folder = tmp_path / name
     if "/" in name:
