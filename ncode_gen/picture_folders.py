@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +61,8 @@ def _shown(path: Path, root: Path) -> str:
 def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
     """Find the pictures below a folder: links are followed, without loops; run folders and galleries are no data.
 
-    Hidden files and folders, and those that systems keep beside pictures, are passed over without a word.
+    Each picture is taken once, under its own name if it has one in the folder. Hidden files and folders, and those that
+    systems keep beside pictures, are passed over without a word.
 
     Args:
         folder: the folder.
@@ -72,7 +73,7 @@ def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
         UserError: there are fewer.
     """
     found = Found()
-    _walk(folder, folder, {os.path.realpath(folder)}, found)
+    _walk(folder, found)
     if not drawn:
         own = [path for path in found.paths if is_marked(path)]
         if len(own) < len(found.paths):
@@ -89,39 +90,51 @@ def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
     return found
 
 
-def _walk(folder: Path, root: Path, seen: set[str], found: Found) -> None:
+def _walk(root: Path, found: Found) -> None:
+    """Find all pictures; what is there itself comes before what links lead to, so that a link renames nothing."""
+    seen_folders, seen_files = set[str](), set[str]()
+    folders, linked_folders, linked_files = deque([root]), deque[Path](), list[Path]()
+    while folders or linked_folders:
+        folder = folders.popleft() if folders else linked_folders.popleft()
+        real = os.path.realpath(folder)
+        if real in seen_folders:
+            found.leave_out("folders that are there already under another name", folder)
+            continue
+        if folder != root and _is_ours(folder):
+            found.leave_out("folders that this program made", folder)
+            continue
+        seen_folders.add(real)
+        for entry in _entries(folder, found):
+            path, suffix = folder / entry.name, Path(entry.name).suffix.lower()
+            if entry.is_symlink() and not path.exists():
+                found.leave_out("links to nothing", path)
+            elif entry.is_dir():
+                (linked_folders if entry.is_symlink() else folders).append(path)
+            elif suffix not in picture_endings():
+                if suffix not in BESIDE:
+                    found.leave_out("files whose ending is no picture's", path)
+            elif entry.is_symlink():
+                linked_files.append(path)
+            else:
+                found.paths.append(path)
+                seen_files.add(os.path.join(real, entry.name))
+    for path in linked_files:
+        real = os.path.realpath(path)
+        if real in seen_files:
+            found.leave_out("links to pictures that are there already", path)
+        else:
+            found.paths.append(path)
+            seen_files.add(real)
+
+
+def _entries(folder: Path, found: Found) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder by name, without hidden files and those of systems."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         found.leave_out("folders that cannot be opened", folder)
-        return
-    for entry in entries:
-        path = folder / entry.name
-        if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
-            continue
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a link that leads to itself
-            is_folder = is_file = False
-        if is_folder:
-            _enter(path, root, seen, found)
-        elif not is_file:
-            found.leave_out("links to nothing", path)
-        elif path.suffix.lower() in picture_endings():
-            found.paths.append(path)
-        elif path.suffix.lower() not in BESIDE:
-            found.leave_out("files whose ending is no picture's", path)
-
-
-def _enter(path: Path, root: Path, seen: set[str], found: Found) -> None:
-    real = os.path.realpath(path)
-    if real in seen:
-        found.leave_out("folders that are there already under another name", path)
-    elif _is_ours(path):
-        found.leave_out("folders that this program made", path)
-    else:
-        seen.add(real)
-        _walk(path, root, seen, found)
+        return []
+    return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in SYSTEM_FOLDERS]
 
 
 def _is_ours(folder: Path) -> bool:

@@ -172,13 +172,25 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path):
     (root / "own" / "self").symlink_to("self")
     (root / "own" / "broken.png").symlink_to(tmp_path / "nowhere.png")
     (root / "own" / "file.png").symlink_to(tmp_path / "elsewhere" / "000.png")
+    (root / "own" / "another.png").symlink_to(root / "own" / "001.png")
+    (tmp_path / "elsewhere" / "sub").mkdir()
+    paint(tmp_path / "elsewhere" / "sub" / "deep.png")
+    (root / "a").symlink_to(tmp_path / "elsewhere" / "sub", target_is_directory=True)
     found = find_pictures(root, 1)
-    assert names(found, root) == ["linked/000.png", "linked/001.png", "linked/002.png", "own/000.png", "own/001.png",
-                                  "own/file.png"]  # fmt: skip
+    assert names(found, root) == [
+        *("a/deep.png", "linked/000.png", "linked/001.png", "linked/002.png", "own/000.png", "own/001.png"),
+    ]
     told = " ".join(found.told(root))
-    assert "2 folders that are there already" in told and "2 links to nothing" in told
+    assert "3 folders that are there already" in told and "2 links to nothing" in told
+    assert "2 links to pictures that are there already" in told
     splits = load_data(recipe_of(root), workers=0)
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 6
+
+
+def test_a_link_gives_no_picture_another_name(tmp_path):
+    before = load_data(recipe_of(fill(tmp_path / "zoo" / "cats", 40).parent), workers=0).files
+    (tmp_path / "zoo" / "a").symlink_to(tmp_path / "zoo" / "cats", target_is_directory=True)
+    assert load_data(recipe_of(tmp_path / "zoo"), workers=0).files == before
 
 
 def test_every_ending_that_pillow_reads_is_taken_and_the_rest_is_counted(tmp_path):
