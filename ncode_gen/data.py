@@ -265,7 +265,7 @@ def _folder(recipe: DataRecipe, workers: int, recorded: FileSplit | None, earlie
     given = PixelRange(*recipe.range) if recipe.range else split.pixels
     pixels, told = set_range(paths, given)
     order = torch.arange(len(used)).split([len(train), len(split.validation), len(split.test)])
-    splits = _streams(paths, order, recipe.size or FOLDER_SIZE, recipe, workers, _classes(parts, used), pixels)
+    splits = _streams(paths, order, recipe.size or FOLDER_SIZE, recipe, workers, _classes(names, used), pixels)
     files = dataclasses.replace(split, pixels=pixels)
     return dataclasses.replace(splits, notes=(*notes, *told), warnings=tuple(warnings), files=files)
 
@@ -311,23 +311,21 @@ def _earlier_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit
     return FileSplit(FileSplit.digest_of(paths), learnt, watched, scored)
 
 
-def _classes(parts: dict[str, Path], names: list[str]) -> Tensor | None:
-    """Return the class of each picture, (n,), if all are in class folders, the same ones in every part."""
-    if not parts:
+def _classes(names: dict[str, list[str]], used: list[str]) -> Tensor | None:
+    """Return the class of each picture that is used, (n,), if all are in class folders, the same for training and test.
+
+    Args:
+        names: the relative paths of each part, PART/CLASS/...; of one part alone there are no classes.
+        used: those that are used.
+    """
+    split = {part: [name.split("/") for name in some] for part, some in names.items()}
+    if "train" not in split or any(len(steps) < 3 for some in split.values() for steps in some):
         return None
-    known: dict[str, set[str]] = {}
-    classes = []
-    for name in names:
-        part, *inside = name.split("/")
-        if len(inside) < 2:
-            return None
-        known.setdefault(part, set()).add(inside[0])
-        classes.append(inside[0])
-    first, *others = known.values()
-    if len(first) < 2 or any(other != first for other in others):
+    known = {part: {steps[1] for steps in some} for part, some in split.items()}
+    if len(known["train"]) < 2 or known["train"] != known["test"] or not known["train"].issuperset(*known.values()):
         return None
-    number = {name: i for i, name in enumerate(sorted(first))}
-    return torch.tensor([number[name] for name in classes])
+    number = {name: i for i, name in enumerate(sorted(known["train"]))}
+    return torch.tensor([number[name.split("/")[1]] for name in used])
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ def test_class_folders_give_labels_and_no_order(tmp_path):
         means = torch.cat(list(images.batches(50))).mean((2, 3))
         assert torch.equal(means[:, :2].argmax(1), images.labels)
         assert len(images.labels[:10].unique()) == 2
+    assert load_data(DataRecipe(name="folder", root=str(tmp_path), size=8, limit=1), workers=0).train.labels is not None
     (tmp_path / "test" / "a").rename(tmp_path / "test" / "c")
     assert load_data(DataRecipe(name="folder", root=str(tmp_path), size=8), workers=0).test.labels is None
 

@@ -63,6 +63,12 @@ def _exactly(solver: Solver) -> AbstractContextManager[None]:
     return batch_invariant() if solver.method in ADAPTIVE else nullcontext()
 
 
+def _ends(x: Tensor, first: float, last: float) -> Tensor:
+    """Return two times for states; on the CPU, so that a look at them waits for no device, unless compiled."""
+    device = x.device if torch.compiler.is_compiling() else "cpu"
+    return torch.tensor([first, last], dtype=x.dtype, device=device)
+
+
 class ControlledODE(nn.Module):
     """dx/dt = f(t, x, theta), with theta decided by a controller: any field, any controller.
 
@@ -153,10 +159,7 @@ class ControlledODE(nn.Module):
             self.check_density(conditioned=condition is not None and condition is not x)
         if roughness and noise is None:
             raise ValueError("the roughness is estimated along noise; give noise of the shape of the states")
-        if times is None:
-            times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
-        else:
-            times = as_times(times, x, steps=self.solver.steps)
+        times = _ends(x, 0.0, 1.0) if times is None else as_times(times, x, steps=self.solver.steps)
         measures = {"log_det": log_det, "energy": energy, "roughness": roughness}
         return self._solve(x, condition, times, self._solver(options), measures, noise)
 
@@ -177,7 +180,7 @@ class ControlledODE(nn.Module):
         """
         self.check_density(conditioned=condition is not None and condition is not x)
         solver = self._solver(options)
-        back = torch.tensor([1.0, 0.0], dtype=x.dtype, device=x.device)
+        back = _ends(x, 1.0, 0.0)
         theta = None
         if self.controller.moves:
             # Without feedback theta moves by itself, so theta(1) is found first.
@@ -237,9 +240,8 @@ class ControlledODE(nn.Module):
         theta: Tensor | None = None,
     ) -> FlowSolution:
         """Solve from states and a condition as the user gave them; `theta` at the first time, if not gamma's."""
-        if (
-            casting_to(x) is not None
-        ):  # what comes of layers under automatic casting is taken back to the weights' dtype
+        # What layers under automatic casting gave is taken back to the dtype of the weights.
+        if casting_to(x) is not None:
             x = self._uncast(x)
             condition, noise = (None if part is None else self._uncast(part) for part in (condition, noise))
         with in_own_precision(x):

@@ -270,6 +270,8 @@ def test_shipped_models_are_pickled_copied_and_converted(name):
     file.seek(0)
     for same in (pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False), copy.deepcopy(model)):
         assert torch.equal(same.sample(2, torch.Generator().manual_seed(0)), images)
+    if "refined" in name:  # its other parts are those of the autoencoder
+        return
     twice = copy.deepcopy(model).double()
     torch.testing.assert_close(twice.sample(2, torch.Generator().manual_seed(0)).float(), images, atol=1e-3, rtol=1e-3)
     assert twice.reconstruct(images).dtype == torch.float64

@@ -54,10 +54,10 @@ def decay(t, state):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_times_means_the_same(form, method):
-    found = solve(decay, (torch.ones(2),), FORMS[form], method=method, steps=600)
-    usual = solve(decay, (torch.ones(2),), torch.tensor([0.0, 1.0, 2.0, 3.0]), method=method, steps=600)
+    found = solve(decay, (torch.ones(2),), FORMS[form], method=method, steps=150)
+    usual = solve(decay, (torch.ones(2),), torch.tensor([0.0, 1.0, 2.0, 3.0]), method=method, steps=150)
     assert torch.equal(found.states, usual.states) and found.times.tolist() == [0, 1, 2, 3]
-    accuracy = 3e-3 if method == "euler" else 1e-4
+    accuracy = 5e-3 if method == "euler" else 2e-4
     torch.testing.assert_close(found.states[:, 0], torch.exp(-torch.arange(4.0)), atol=accuracy, rtol=0)
 
 
@@ -127,8 +127,8 @@ def test_gradients_in_the_times_are_right(method):
     times = GROWTH.clone().requires_grad_()
     x = torch.tensor([1.0, 2.0], dtype=torch.float64)
     found = solve(lambda t, s: (s[0] * t.reshape(-1, 1).expand(2, 1)[:, 0],), (x,), times, method=method,
-                  steps=4000 if method == "euler" else 200, rtol=1e-9, atol=1e-9)  # fmt: skip
-    rough = {"euler": 5e-3, "midpoint": 1e-3, "heun": 1e-3, "rk2:0.3": 1e-3}.get(method, 1e-5)
+                  steps=1000 if method == "euler" else 100, rtol=1e-9, atol=1e-9)  # fmt: skip
+    rough = {"euler": 2e-2, "midpoint": 1e-3, "heun": 1e-3, "rk2:0.3": 1e-3}.get(method, 1e-5)
     accuracy = {"atol": rough, "rtol": rough}
     end = x.sum() * math.exp((1.1**2 - 0.3**2) / 2)
     last = torch.autograd.grad(found.state.sum(), times, retain_graph=True)[0]
