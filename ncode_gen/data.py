@@ -322,7 +322,8 @@ def _classes(names: dict[str, list[str]], used: list[str]) -> Tensor | None:
     if "train" not in split or any(len(steps) < 3 for some in split.values() for steps in some):
         return None
     known = {part: {steps[1] for steps in some} for part, some in split.items()}
-    if len(known["train"]) < 2 or known["train"] != known["test"] or not known["train"].issuperset(*known.values()):
+    same = known["train"] == known["test"] and all(classes <= known["train"] for classes in known.values())
+    if len(known["train"]) < 2 or not same:
         return None
     number = {name: i for i, name in enumerate(sorted(known["train"]))}
     return torch.tensor([number[name.split("/")[1]] for name in used])
