@@ -211,11 +211,12 @@ class _Loop:
         prior = self.recipe.prior
         if prior.kind == "normal" or prior.joint:
             return
-        if images < max(2, prior.components):
-            remedy = f"set prior.components to at most {images}, or use more images"
+        if images < 2:
+            raise UserError(f"{images} training image is too few for a prior that is fitted; use more images")
+        if images < prior.components:
             raise UserError(
-                f"{images} training images are too few for a prior with prior.components = {prior.components}; "
-                f"{remedy if images > 1 else 'use more images'}"
+                f"{images} training images are too few for a prior with prior.components = {prior.components}; set "
+                f"prior.components to at most {images}, or use more images"
             )
 
     def _position(self) -> tuple[float, int]:
