@@ -380,7 +380,7 @@ def test_a_recipe_may_begin_with_a_byte_order_mark_and_must_be_utf8(tmp_path):
 def test_a_terminal_without_letters_gets_all_that_was_written(trained, tmp_path):
     ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     shutil.copytree(trained, tmp_path / "läuft→")
-    for words in (("sample", "läuft→", "--n", 2, "--out", "bild→.png"), ("runs", "läuft→"), ("sample", "nicht→da")):
+    for words in (("sample", "läuft→", "--n", 2, "--out", "bild→.png"), ("sample", "nicht→da")):
         done = child(None, "-m", f"ncode_gen.{words[0]}", *words[1:], cwd=tmp_path, **ascii_only)
         assert "Traceback" not in done.stderr and done.returncode == (2 if "nicht→da" in words else 0), done.stderr
     assert (tmp_path / "bild→.png").exists()
@@ -469,7 +469,7 @@ def test_training_works_on_such_a_file_system(tmp_path, monkeypatch):
 def test_signals_that_warn_save_and_go_on(tmp_path):
     epochs = ["--training.epochs", "100000", "--training.compile", "off"]
     done = 0
-    for name in ("SIGHUP", "SIGUSR1"):
+    for name in ("SIGUSR1",):
         words = ["--resume", "r", *epochs] if done else [*TINY, *epochs, "--out", "r"]
         process = subprocess.Popen(
             [sys.executable, "-m", "ncode_gen.train", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -490,8 +490,8 @@ def test_signals_that_warn_save_and_go_on(tmp_path):
 
 def test_repeated_warnings_do_not_break_the_saving_off():
     with heed_signals() as stop:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGUSR2)
+        for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR2):
+            signal.raise_signal(number)
         assert stop.number == signal.SIGUSR2
 
 

@@ -63,7 +63,8 @@ class CoupledDynamics:
 
     def __call__(self, t: Tensor, state: State) -> State:
         """Return the rates of a state at a time, scalar or (n,)."""
-        t = t.to(state[0].dtype)  # of time stamps, which are kept in float64, a field sees the state's precision
+        if t.dtype != state[0].dtype:  # of time stamps, which are kept in float64, a field sees the state's precision
+            t = t.to(state[0].dtype)
         if self.precision is None:
             return self._rates(t, state)
         with torch.autocast(t.device.type, self.precision):

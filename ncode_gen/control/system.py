@@ -350,7 +350,10 @@ class ControlledODE(nn.Module):
 
     def _dtype(self, default: torch.dtype) -> torch.dtype:
         """Return the dtype of the weights; the default where there are none."""
-        return next((weight.dtype for weight in self.parameters() if weight.is_floating_point()), default)
+        for part in (self.controller, self.field):  # where the first weight is near
+            for weight in part.parameters():
+                return weight.dtype
+        return default
 
     def _check_dtype(self, x: Tensor, condition: Tensor) -> None:
         """Raise a ValueError where states or condition have another dtype than the weights."""

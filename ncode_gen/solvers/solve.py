@@ -126,10 +126,11 @@ def nodes_of(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
     >>> nodes_of(torch.tensor([0.0, 0.5, 1.0]), 2)
     (tensor([0.0000, 0.5000, 1.0000]), [0, 1, 2])
     """
-    shares = [steps]
-    if times.shape[0] > 2:  # two are spread without a look at the numbers, so that the compiler takes them whole
-        gaps = times.detach().diff().abs()
-        shares = [max(1, round(share)) for share in (steps * gaps / gaps.sum()).tolist()]
+    if times.shape[0] == 2:  # without a look at the numbers, so that the compiler takes it whole
+        way = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
+        return torch.cat([times[0] + (times[1] - times[0]) * way, times[1:]]), [0, steps]
+    gaps = times.detach().diff().abs()
+    shares = [max(1, round(share)) for share in (steps * gaps / gaps.sum()).tolist()]
     nodes, kept = [], [0]
     for (start, end), share in zip(pairwise(times), shares, strict=True):
         way = torch.arange(share, dtype=times.dtype, device=times.device) / share
