@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import json
 import os
 import re
@@ -32,7 +31,7 @@ from ncode_gen.seeding import folded, seeded
 from ncode_gen.signals import heed_signals, stop_signals
 from ncode_gen.state import load_state
 
-from .conftest import ROOT, TINY
+from .conftest import TINY
 from .test_trainer import fit, recipe_of
 
 CPU = torch.device("cpu")
@@ -524,9 +523,3 @@ def test_an_error_with_a_line_break_in_a_name_stays_one_line(capsys):
     with pytest.raises(SystemExit):
         run_command(main)
     assert capsys.readouterr().err == "error: there is no file a\\nb\n"
-
-
-def test_the_readme_tells_how_to_queue_a_job_again():
-    text = (ROOT / "docs" / "clusters.md").read_text()
-    assert "--requeue" in text and "--resume" in text and "SIGUSR1" in text
-    assert io.StringIO(text).readline().startswith("#")
