@@ -25,9 +25,9 @@ from ensemble import Ensemble
 from intervals import interval
 from torch import Tensor, nn
 
-from ncode_gen.data import TensorImages, load_data
-from ncode_gen.files import write_atomically, write_json, write_text
-from ncode_gen.recipe import DataRecipe
+from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.data.sets import TensorImages, load_data
+from ncode_gen.runtime.files import write_atomically, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 DIM, PARAMETERS, SEEDS, BATCH, RATE, SOLVER_STEPS = 8, 6000, 5, 256, 5e-3, 4

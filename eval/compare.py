@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ncode_gen.files import write_json, write_text
+from ncode_gen.runtime.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("nll_nats", "elbo_nats", "bits_per_dim", "fid", "kid", "precision", "recall", "mse", "nfe")

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ncode_gen import NCODE
 from ncode_gen.figures.style import COLOURS
-from ncode_gen.files import write_atomically, write_json, write_text
+from ncode_gen.runtime.files import write_atomically, write_json, write_text
 from ncode_gen.solvers import random_grid
 
 RESULTS, WEIGHTS = Path(__file__).parent / "results", Path("runs") / "density"

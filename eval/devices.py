@@ -20,13 +20,15 @@ from typing import Any
 
 import torch
 
-from ncode_gen.autoencoder import build_model
-from ncode_gen.data import load_data
-from ncode_gen.files import write_json, write_text
-from ncode_gen.recipe import Recipe
-from ncode_gen.refinement import RefinementStep, know_pictures
-from ncode_gen.run import describe_environment, find_run, load_run, resolve_device, use_full_precision
-from ncode_gen.step import Step, TrainingStep
+from ncode_gen.config.recipe import Recipe
+from ncode_gen.data.sets import load_data
+from ncode_gen.distributions import build_model
+from ncode_gen.runfolder.run import find_run, load_run
+from ncode_gen.runtime.device import resolve_device, use_full_precision
+from ncode_gen.runtime.environment import describe_environment
+from ncode_gen.runtime.files import write_json, write_text
+from ncode_gen.training.refinement import RefinementStep, know_pictures
+from ncode_gen.training.step import Step, TrainingStep
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from ncode_gen.data import load_data
-from ncode_gen.files import write_json, write_text
+from ncode_gen.data.sets import load_data
 from ncode_gen.metrics import (
     GaussianStatistics,
     default_features,
@@ -24,15 +23,10 @@ from ncode_gen.metrics import (
     load_features,
     sample_features,
 )
-from ncode_gen.run import (
-    computes_in_bf16,
-    describe_environment,
-    find_run,
-    load_recipe,
-    load_run,
-    resolve_device,
-    use_full_precision,
-)
+from ncode_gen.runfolder.run import find_run, load_recipe, load_run
+from ncode_gen.runtime.device import computes_in_bf16, resolve_device, use_full_precision
+from ncode_gen.runtime.environment import describe_environment
+from ncode_gen.runtime.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 COUNT = 10000

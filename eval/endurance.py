@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ncode_gen.files import write_text
-from ncode_gen.records import JsonLines
-from ncode_gen.run import METRICS, run_identity
+from ncode_gen.runfolder.records import JsonLines
+from ncode_gen.runfolder.run import METRICS, run_identity
+from ncode_gen.runtime.files import write_text
 
 RESULT = Path(__file__).parent / "results" / "endurance.md"
 TRAIN = [sys.executable, "-m", "ncode_gen.train"]
@@ -35,7 +35,7 @@ SHORT = ["--training.epochs", "40", "--quiet"]
 DISK_MIB = 24
 POISONED = """
 import sys
-from ncode_gen.step import TrainingStep
+from ncode_gen.training.step import TrainingStep
 real, taken = TrainingStep.__call__, 0
 def step(self, images, *rest):
     global taken

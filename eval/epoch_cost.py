@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from ncode_gen.autoencoder import build_model
-from ncode_gen.data import load_data
-from ncode_gen.files import write_json
-from ncode_gen.recipe import Recipe
-from ncode_gen.step import TrainingStep
+from ncode_gen.config.recipe import Recipe
+from ncode_gen.data.sets import load_data
+from ncode_gen.distributions import build_model
+from ncode_gen.runtime.files import write_json
+from ncode_gen.training.step import TrainingStep
 
 ROOT = Path(__file__).parent.parent
 BLOCKS, STEPS = 61, 15

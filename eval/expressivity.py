@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ncode_gen.figures.style import COLOURS
-from ncode_gen.files import write_atomically, write_json, write_text
+from ncode_gen.runtime.files import write_atomically, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = Path("runs") / "expressivity"

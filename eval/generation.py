@@ -35,9 +35,10 @@ from cells import told
 from generation_table import contact_sheet, table
 from torch import Tensor
 
-from ncode_gen.autoencoder import LatentModel
-from ncode_gen.data import Splits, TensorImages, load_data
-from ncode_gen.files import write_json, write_text
+from ncode_gen.config.recipe import Recipe
+from ncode_gen.data.sets import Splits, TensorImages, load_data
+from ncode_gen.distributions import LatentModel
+from ncode_gen.distributions.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.metrics import (
     FEATURES,
     FeatureNetwork,
@@ -55,10 +56,11 @@ from ncode_gen.metrics import (
     score_likelihood,
     score_reconstruction,
 )
-from ncode_gen.prior_fitting import fit_prior
-from ncode_gen.priors import FlowPrior, GaussianMixture, Prior
-from ncode_gen.recipe import Recipe
-from ncode_gen.run import describe_environment, load_recipe, load_run, resolve_device, use_full_precision
+from ncode_gen.runfolder.run import load_recipe, load_run
+from ncode_gen.runtime.device import resolve_device, use_full_precision
+from ncode_gen.runtime.environment import describe_environment
+from ncode_gen.runtime.files import write_json, write_text
+from ncode_gen.training.prior_fitting import fit_prior
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"

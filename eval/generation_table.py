@@ -10,7 +10,7 @@ from intervals import interval
 from PIL import Image
 from torch import Tensor
 
-from ncode_gen.pictures import tiled, to_bytes
+from ncode_gen.data.pictures import tiled, to_bytes
 
 COLUMNS = (
     ("fid", "FID", 2),

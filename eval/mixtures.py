@@ -15,10 +15,10 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from ncode_gen.data import load_data
-from ncode_gen.files import write_text
-from ncode_gen.priors.expectation import fit_gaussians
-from ncode_gen.run import find_run, load_recipe, load_run
+from ncode_gen.data.sets import load_data
+from ncode_gen.distributions.priors.expectation import fit_gaussians
+from ncode_gen.runfolder.run import find_run, load_recipe, load_run
+from ncode_gen.runtime.files import write_text
 
 RESULT = Path(__file__).parent / "results" / "mixtures.md"
 ROUNDS, SEED = 20, 0

@@ -14,8 +14,8 @@ from generation_table import short_table
 from headline import headlines, shipped
 from summary import summaries
 
-from ncode_gen.files import write_text
-from ncode_gen.recipe import PriorRecipe, Recipe
+from ncode_gen.config.recipe import PriorRecipe, Recipe
+from ncode_gen.runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- results -->", "<!-- end of results -->"

@@ -28,10 +28,10 @@ from pythae.samplers import GaussianMixtureSampler, GaussianMixtureSamplerConfig
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import Tensor, nn
 
-from ncode_gen.autoencoder.decoders import ResidualDecoder
-from ncode_gen.autoencoder.encoders import ResidualEncoder
-from ncode_gen.data import load_data
-from ncode_gen.recipe import DataRecipe
+from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.data.sets import load_data
+from ncode_gen.networks.decoders import ResidualDecoder
+from ncode_gen.networks.encoders import ResidualEncoder
 
 MODELS = {"RAE_L2": (RAE_L2, RAE_L2_Config), "VAE": (VAE, VAEConfig), "WAE_MMD": (WAE_MMD, WAE_MMD_Config)}
 FEATURES, WIDTH, BLOCKS, RATE = 256, 32, 1, 1e-3

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ncode_gen.control import UNetField
-from ncode_gen.data import load_data
-from ncode_gen.files import write_text
+from ncode_gen.data.sets import load_data
 from ncode_gen.metrics import (
     FEATURES,
     GaussianStatistics,
@@ -28,7 +27,8 @@ from ncode_gen.metrics import (
     load_features,
     sample_features,
 )
-from ncode_gen.run import load_recipe, load_run
+from ncode_gen.runfolder.run import load_recipe, load_run
+from ncode_gen.runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
 STEPS, STAGES = (1, 2), (0.3, 0.35, 0.4, 0.45, 0.5, 0.6)

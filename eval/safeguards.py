@@ -22,10 +22,10 @@ import torch
 from cells import told
 from intervals import interval
 
-from ncode_gen.data import load_data
-from ncode_gen.files import write_json, write_text
+from ncode_gen.data.sets import load_data
 from ncode_gen.metrics import score_likelihood
-from ncode_gen.run import load_recipe, load_run
+from ncode_gen.runfolder.run import load_recipe, load_run
+from ncode_gen.runtime.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "eval" / "results" / "safeguards.json"

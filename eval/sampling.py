@@ -1,8 +1,8 @@
 """Time of drawing 10,000 images from shipped models: `python eval/sampling.py`.
 
 First the command, `python -m ncode_gen.sample RUN --n 10000 --out FILE.npz`, as a whole, beside the same with freed
-memory given back to the system, as it is without `ncode_gen.allocator`, the same with `--precision bf16`, and a process
-that only imports what it needs.
+memory given back to the system, as it is without `ncode_gen.runtime.allocator`, the same with `--precision bf16`, and a
+process that only imports what it needs.
 Then, in one process, its parts: reading the model, latents from the prior, pictures, and what the refiner adds; beside
 the last, the same images with the cores sharing every operation of a batch of 500 instead of drawing images of their
 own, and with the refiner's network asked at noise alone too, or not, as `refiner.centred` decides. Contenders take
@@ -29,15 +29,15 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from ncode_gen.allocator import SWITCH, keep_freed_memory
-from ncode_gen.autoencoder import LatentModel, model
 from ncode_gen.control import UNetField
-from ncode_gen.files import write_json, write_text
-from ncode_gen.run import load_run
+from ncode_gen.distributions import LatentModel, model
+from ncode_gen.runfolder.run import load_run
+from ncode_gen.runtime.allocator import SWITCH, keep_freed_memory
+from ncode_gen.runtime.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 RUNS = ("mnist-ncode-refined", "mnist-ncode-refined-long", "mnist-ncode-autoencoder", "fashion-mnist-ncode-refined")
-IMPORTS = "import ncode_gen.sample, ncode_gen.run, ncode_gen.pictures, numpy, PIL.Image"
+IMPORTS = "import ncode_gen.sample, ncode_gen.runfolder.run, ncode_gen.data.pictures, numpy, PIL.Image"
 
 
 def seconds_of(work: Callable[[], object]) -> float:

@@ -22,13 +22,13 @@ from headline import devices_of
 from publish import write_header
 from safetensors import safe_open
 
+from ncode_gen.config.recipe import Recipe
 from ncode_gen.errors import UserError
-from ncode_gen.files import write_text
 from ncode_gen.metrics import default_features
-from ncode_gen.recipe import Recipe
-from ncode_gen.records import read_record, write_record
-from ncode_gen.run import load_recipe, load_run, save_weights
-from ncode_gen.score_labels import UNITS, solver_note
+from ncode_gen.report.score_labels import UNITS, solver_note
+from ncode_gen.runfolder.records import read_record, write_record
+from ncode_gen.runfolder.run import load_recipe, load_run, save_weights
+from ncode_gen.runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 8 * 2**20

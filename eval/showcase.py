@@ -13,10 +13,10 @@ import matplotlib as mpl
 import torch
 
 import ncode_gen
-from ncode_gen.data import load_data
+from ncode_gen.data.sets import load_data
 from ncode_gen.figures.grids import labelled_rows
 from ncode_gen.figures.style import STYLE, save
-from ncode_gen.run import load_recipe
+from ncode_gen.runfolder.run import load_recipe
 
 ROOT = Path(__file__).parent.parent
 SHOWN = ("mnist-ncode-refined-long", "fashion-mnist-ncode-refined")

@@ -36,7 +36,7 @@ from solves import Call, closed, contenders, problem
 from torch import Tensor
 
 from ncode_gen.figures.style import COLOURS
-from ncode_gen.files import write_atomically, write_json, write_text
+from ncode_gen.runtime.files import write_atomically, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ((16, 16, 8), (32, 64, 8), (64, 128, 8), (128, 256, 4))
@@ -125,7 +125,7 @@ def in_child(job: str) -> float:
 def child_first_step(arguments: str) -> None:
     """In a process of its own: print the time of day after the first step and the first compiled one, and leave."""
     from ncode_gen import train
-    from ncode_gen.step import TrainingStep
+    from ncode_gen.training.step import TrainingStep
 
     step, taken = TrainingStep.__call__, 0
 

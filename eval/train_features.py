@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ncode_gen.data import TensorImages, load_data
-from ncode_gen.files import write_atomically, write_text
+from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.data.sets import TensorImages, load_data
 from ncode_gen.metrics.classifier import SmallClassifier
 from ncode_gen.metrics.features import CLASSIFIERS
-from ncode_gen.recipe import DataRecipe
+from ncode_gen.runtime.files import write_atomically, write_text
 
 FOLDER = Path(__file__).parent.parent / "checkpoints" / "features"
 DATA: dict[str, Any] = {

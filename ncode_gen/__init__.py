@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .config.recipe import Recipe
     from .control import NCODE
     from .errors import UserError
-    from .recipe import Recipe
-    from .run import load_run as load
-    from .run import push
+    from .runfolder.run import load_run as load
+    from .runfolder.run import push
 
 __version__ = "0.1.0"
 
@@ -24,10 +24,10 @@ __all__ = ["NCODE", "Recipe", "UserError", "__version__", "load", "push"]
 # Names come with their modules when they are first used, so that --help and a wrong flag need not wait for torch.
 _HOMES = {
     "NCODE": ("control", "NCODE"),
-    "Recipe": ("recipe", "Recipe"),
+    "Recipe": ("config.recipe", "Recipe"),
     "UserError": ("errors", "UserError"),
-    "load": ("run", "load_run"),
-    "push": ("run", "push"),
+    "load": ("runfolder.run", "load_run"),
+    "push": ("runfolder.run", "push"),
 }
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from .allocator import keep_freed_memory
 from .errors import UserError
-from .paths import user_path
-from .signals import Interrupted, stop_signals
+from .runtime.allocator import keep_freed_memory
+from .runtime.paths import user_path
+from .runtime.signals import Interrupted, stop_signals
 
 __all__ = ["parse", "run_command", "tell_of_data"]
 
@@ -82,7 +82,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         print("stopped", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except (MemoryError, RuntimeError) as error:
-        from .memory import ran_out
+        from .runtime.memory import ran_out
 
         if not ran_out(error):
             raise

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import tyro
 
 from .command import parse, run_command, tell_of_data
+from .config.recipe import DataRecipe, ImageSet
 from .errors import UserError
-from .recipe import DataRecipe, ImageSet
-from .score_labels import UNITS, score_labels, solver_note
+from .report.score_labels import UNITS, score_labels, solver_note
 
 if TYPE_CHECKING:
     import torch
 
-    from .autoencoder import LatentModel
-    from .data import Images
+    from .data.sets import Images
+    from .distributions import LatentModel
     from .metrics import FeatureNetwork, Score
-    from .workers import Workers
+    from .runtime.workers import Workers
 
 __all__ = ["Options", "main"]
 
@@ -91,11 +91,11 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate_run(options: Options) -> None:
-    from .files import check_writable
-    from .history import read_run
     from .metrics import image_features, sample_features, score_reconstruction
     from .report import write_report
-    from .run import EVALUATION, find_run, load_recipe, load_run, load_run_data, weights_digest
+    from .runfolder.history import read_run
+    from .runfolder.run import EVALUATION, find_run, load_recipe, load_run, load_run_data, weights_digest
+    from .runtime.files import check_writable
 
     started = time.perf_counter()
     folder = find_run(options.run)
@@ -145,11 +145,11 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
     """Score images that another generator made."""
     import torch
 
-    from .data import load_data
-    from .files import check_writable
-    from .image_files import fit_channels, images_digest, read_images
+    from .data.image_files import fit_channels, images_digest, read_images
+    from .data.sets import load_data
     from .metrics import image_features
-    from .seeding import seeded
+    from .runtime.files import check_writable
+    from .runtime.seeding import seeded
 
     started = time.perf_counter()
     workers, device, network = _prepare(options, name)
@@ -191,8 +191,8 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
 def _prepare(options: Options, data: str) -> tuple[Workers, torch.device, FeatureNetwork]:
     """Return the processes that share the work, this one's device, and the feature network for an image set."""
     from .metrics import FEATURES, default_features, load_features
-    from .run import resolve_device, use_full_precision
-    from .workers import join_workers
+    from .runtime.device import resolve_device, use_full_precision
+    from .runtime.workers import join_workers
 
     use_full_precision()
     workers, device = join_workers(options.device)
@@ -207,7 +207,7 @@ def _protocol(
     options: Options, data: str, test: Images, network: FeatureNetwork, device: torch.device
 ) -> dict[str, Any]:
     """Return what all evaluations say of how they were made."""
-    from .run import describe_environment
+    from .runtime.environment import describe_environment
 
     return {
         "data": data,
@@ -237,7 +237,7 @@ def _write(
     out: Path, name: str, protocol: dict[str, Any], scores: dict[str, Score], started: float, *, quiet: bool
 ) -> None:
     """Write an evaluation, and show it."""
-    from .records import write_record
+    from .runfolder.records import write_record
 
     protocol["seconds"] = round(time.perf_counter() - started, 1)
     for key in [key for key, score in scores.items() if not score.defined]:
@@ -261,7 +261,7 @@ def _score_latents(
     warnings: list[str],
 ) -> None:
     """Score what the latents are good for, where the images have what that takes."""
-    from .data import TensorImages
+    from .data.sets import TensorImages
     from .metrics import interpolation_score, linear_probe
 
     if len(test) > 1:
@@ -280,7 +280,7 @@ def _score_likelihood(
     import torch
 
     from .metrics import mean_score, score_likelihood
-    from .progress import console
+    from .runtime.progress import console
 
     protocol["particles"] = options.particles
     protocol["likelihood"] = model.likelihood.protocol

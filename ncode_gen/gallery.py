@@ -39,9 +39,10 @@ def main(argv: list[str]) -> None:
     options = parse(Options, "gallery", argv, "Draw samples, reconstructions and trajectories, and write a report.")
 
     from .figures import draw_gallery
-    from .history import REPORT, read_run
     from .report import write_report
-    from .run import find_run, load_recipe, load_run, load_run_data, resolve_device
+    from .runfolder.history import REPORT, read_run
+    from .runfolder.run import find_run, load_recipe, load_run, load_run_data
+    from .runtime.device import resolve_device
 
     folder = find_run(options.run)
     recipe = load_recipe(folder)

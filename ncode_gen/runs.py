@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from .command import parse, run_command
+from .config.recipe import changed_keys
 from .errors import UserError
-from .history import RunRecord, find_runs, read_run
-from .recipe import changed_keys
+from .runfolder.history import RunRecord, find_runs, read_run
 
 __all__ = ["Options", "main"]
 

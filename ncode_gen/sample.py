@@ -55,8 +55,9 @@ def main(argv: list[str]) -> None:
 
     import torch
 
-    from .run import computes_in_bf16, load_run, resolve_device
-    from .seeding import seeded
+    from .runfolder.run import load_run
+    from .runtime.device import computes_in_bf16, resolve_device
+    from .runtime.seeding import seeded
 
     device = resolve_device(options.device)
     model = load_run(options.run, device)
@@ -74,8 +75,8 @@ def main(argv: list[str]) -> None:
 def _write(images: Tensor, out: Path, single: bool) -> None:
     import numpy as np
 
-    from .files import write_atomically
-    from .pictures import picture_grid, save_marked
+    from .data.pictures import picture_grid, save_marked
+    from .runtime.files import write_atomically
 
     if single:
         _write_singles(images, out)
@@ -92,8 +93,8 @@ def _write_singles(images: Tensor, out: Path) -> None:
     """Write a picture for each image, in place of those of an earlier draw."""
     from PIL import Image
 
-    from .files import write_atomically
-    from .pictures import save_marked, to_bytes
+    from .data.pictures import save_marked, to_bytes
+    from .runtime.files import write_atomically
 
     digits = len(str(len(images) - 1))
     for path in _earlier_draw(out):
@@ -109,8 +110,8 @@ def _earlier_draw(folder: Path) -> list[Path]:
     Raises:
         UserError: there are other pictures, which would be taken for samples.
     """
-    from .picture_folders import find_pictures
-    from .pictures import is_marked
+    from .data.picture_folders import find_pictures
+    from .data.pictures import is_marked
 
     if not folder.is_dir():
         return []

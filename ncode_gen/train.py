@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import tyro
 
 from .command import parse, run_command, tell_of_data
+from .config.recipe import DataRecipe, Recipe, changed_keys
 from .errors import UserError
-from .files import check_links
-from .recipe import DataRecipe, Recipe, changed_keys
+from .runtime.files import check_links
 
 RECIPE = "recipe.toml"
 
@@ -67,11 +67,12 @@ def main(argv: list[str]) -> None:
     if str(folder).encode(errors="ignore").decode() != str(folder):
         raise UserError(f"{folder} is no name in UTF-8, as weights need; name another folder with --out")
 
-    from .run import WEIGHTS, load_run_data, resolve_device
-    from .signals import Interrupted
-    from .state import has_state
-    from .trainer import train
-    from .workers import join_workers
+    from .runfolder.run import WEIGHTS, load_run_data
+    from .runfolder.state import has_state
+    from .runtime.device import resolve_device
+    from .runtime.signals import Interrupted
+    from .runtime.workers import join_workers
+    from .training.loop import train
 
     if options.resume is None and ((folder / WEIGHTS).exists() or has_state(folder)):
         raise UserError(
@@ -97,8 +98,8 @@ def main(argv: list[str]) -> None:
         raise Interrupted(stopped.number, f"stopped. Go on with: python -m ncode_gen.train --resume {folder}") from None
     if not workers.leads:
         return
-    from .history import GALLERY, REPORT, read_run
     from .report import write_report
+    from .runfolder.history import GALLERY, REPORT, read_run
 
     pictures = folder / GALLERY
     if not options.quiet:
@@ -166,7 +167,7 @@ def _located(source: Path) -> Path:
     Raises:
         UserError: models/... names no file there.
     """
-    from .run import shipped
+    from .runtime.paths import shipped
 
     if source.exists() or source.parts[:1] != ("models",):
         return source

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from ncode_gen.allocator import SWITCH
+from ncode_gen.runtime.allocator import SWITCH
 
 # Pages that a process is given anew while it makes and drops maps of 8 MB. Whether glibc gives these back by itself
 # differs from process to process, by what lies above them; told to (M_MMAP_THRESHOLD), it always does.
 COUNT = """
 import ctypes, resource, torch
-from ncode_gen.allocator import keep_freed_memory
+from ncode_gen.runtime.allocator import keep_freed_memory
 tell = getattr(ctypes.CDLL(None), "mallopt", None)
 if tell is not None:
     tell(-3, 128 << 10)
@@ -54,7 +54,7 @@ def test_users_who_want_something_else_get_it(name, value):
 
 
 def test_other_systems_are_left_alone(monkeypatch):
-    from ncode_gen import allocator
+    from ncode_gen.runtime import allocator
 
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     assert not allocator.keep_freed_memory()

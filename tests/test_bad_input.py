@@ -162,15 +162,15 @@ def test_a_mistake_ends_in_one_clear_sentence(trained, tmp_path, name, monkeypat
 
 FULL = """
 import sys
-from ncode_gen import files
+from ncode_gen.runtime import files
 real = files.write_atomically
 def full(path, write, **keep):
     def filling(partial):
         partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
     return real(path, filling if path.name == {name!r} else write, **keep)
-import ncode_gen.weights, ncode_gen.state, ncode_gen.figures.style
-for module in (files, ncode_gen.weights, ncode_gen.state, ncode_gen.figures.style):
+import ncode_gen.runfolder.weights, ncode_gen.runfolder.state, ncode_gen.figures.style
+for module in (files, ncode_gen.runfolder.weights, ncode_gen.runfolder.state, ncode_gen.figures.style):
     module.write_atomically = full
 from ncode_gen.command import run_command
 from ncode_gen.{command} import main

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ncode_gen.run
+import ncode_gen.runtime.device
 
 from .conftest import ROOT, TINY
 
@@ -68,7 +68,7 @@ def test_samples_are_written_in_every_form_and_repeat(command, trained, tmp_path
 
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_samples_in_half_precision_look_the_same(command, trained, tmp_path, monkeypatch, has_bf16):
-    monkeypatch.setattr(ncode_gen.run, "computes_in_bf16", lambda device: has_bf16)
+    monkeypatch.setattr(ncode_gen.runtime.device, "computes_in_bf16", lambda device: has_bf16)
     told = {}
     for precision in ("float32", "bf16"):
         asked = ("--n", 12, "--precision", precision, "--out", f"{precision}.npz")

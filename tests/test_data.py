@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen import data
-from ncode_gen.data import TensorImages, load_data
+from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.data import sets as data
+from ncode_gen.data.picture_files import read_picture
+from ncode_gen.data.sets import TensorImages, load_data
 from ncode_gen.errors import UserError
-from ncode_gen.picture_files import read_picture
-from ncode_gen.recipe import DataRecipe
 
 from .conftest import ROOT
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ncode_gen import step as step_module
+from ncode_gen.config.recipe import FlowRecipe, RefinerRecipe
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import FlowRecipe, RefinerRecipe
-from ncode_gen.records import JsonLines
-from ncode_gen.signals import Interrupted
-from ncode_gen.state import STATE, load_state
-from ncode_gen.step import TrainingStep
+from ncode_gen.runfolder.records import JsonLines
+from ncode_gen.runfolder.state import STATE, load_state
+from ncode_gen.runtime.signals import Interrupted
+from ncode_gen.training import step as step_module
+from ncode_gen.training.step import TrainingStep
 
 from .conftest import TINY
 from .test_trainer import fit, recipe_of, rows_of
@@ -77,7 +77,7 @@ def test_too_many_in_a_row_stop_the_run_with_step_rate_and_remedy(tmp_path, monk
 
 
 def test_a_solve_that_hits_its_cap_is_counted_the_same_way(tmp_path, monkeypatch):
-    from ncode_gen.autoencoder import build
+    from ncode_gen.distributions import build
 
     real = build.build_model
 
@@ -87,7 +87,7 @@ def test_a_solve_that_hits_its_cap_is_counted_the_same_way(tmp_path, monkeypatch
             flow.solver = flow.solver.__class__(**{**vars(flow.solver), "max_steps": 1})
         return model
 
-    from ncode_gen import trainer
+    from ncode_gen.training import loop as trainer
 
     monkeypatch.setattr(trainer, "build_model", capped)
     recipe = recipe_of(flow=FlowRecipe(hidden=8, method="dopri5", steps=2, tolerance=1e-6), training={"max_skipped": 1})

@@ -15,16 +15,16 @@ import tomllib
 import pytest
 import torch
 
-from ncode_gen.data import load_data
+from ncode_gen.config.recipe import Recipe, changed_keys
+from ncode_gen.data.sets import load_data
+from ncode_gen.distributions.describe import describe
 from ncode_gen.errors import UserError
-from ncode_gen.history import read_run
-from ncode_gen.memory import describe
-from ncode_gen.recipe import Recipe, changed_keys
-from ncode_gen.run import load_run
-from ncode_gen.signals import StopRequest
-from ncode_gen.state import load_state
-from ncode_gen.trainer import _Loop
-from ncode_gen.workers import ALONE
+from ncode_gen.runfolder.history import read_run
+from ncode_gen.runfolder.run import load_run
+from ncode_gen.runfolder.state import load_state
+from ncode_gen.runtime.signals import StopRequest
+from ncode_gen.runtime.workers import ALONE
+from ncode_gen.training.loop import _Loop
 
 from .conftest import TINY
 

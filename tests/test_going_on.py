@@ -13,14 +13,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ncode_gen import step as step_module
-from ncode_gen.data import load_data
+from ncode_gen.config.recipe import ObjectiveRecipe, PriorRecipe, Recipe, RefinerRecipe
+from ncode_gen.data.sets import load_data
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import ObjectiveRecipe, PriorRecipe, Recipe, RefinerRecipe
-from ncode_gen.records import JsonLines
-from ncode_gen.signals import Interrupted
-from ncode_gen.state import STATE, load_state, save_state
-from ncode_gen.trainer import train
+from ncode_gen.runfolder.records import JsonLines
+from ncode_gen.runfolder.state import STATE, load_state, save_state
+from ncode_gen.runtime.signals import Interrupted
+from ncode_gen.training import step as step_module
+from ncode_gen.training.loop import train
 
 from .conftest import TINY
 from .test_trainer import CPU, fit, recipe_of, rows_of

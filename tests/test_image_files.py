@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.data import TensorImages, load_data
+from ncode_gen.config.recipe import DataRecipe, RefinerRecipe
+from ncode_gen.data.image_files import fit_channels, images_digest, read_images
+from ncode_gen.data.sets import TensorImages, load_data
 from ncode_gen.errors import UserError
 from ncode_gen.evaluate import main
-from ncode_gen.image_files import fit_channels, images_digest, read_images
-from ncode_gen.recipe import DataRecipe, RefinerRecipe
 
 from .test_trainer import fit, recipe_of
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ncode_gen.autoencoder import build_model
-from ncode_gen.memory import describe
-from ncode_gen.recipe import Recipe
+from ncode_gen.config.recipe import Recipe
+from ncode_gen.distributions import build_model
+from ncode_gen.distributions.describe import describe
 
 MODELS = Path(__file__).parent.parent / "models"
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
@@ -30,7 +30,7 @@ def test_a_described_model_has_the_shapes_of_the_built_one(path):
 def test_no_compiler_is_imported_to_describe_a_model():
     """It takes seconds, in every command that loads a model."""
     code = (
-        "import sys; from ncode_gen.memory import describe; from ncode_gen.recipe import Recipe\n"
+        "import sys; from ncode_gen import Recipe; from ncode_gen.distributions.describe import describe\n"
         "for path in sys.argv[1:]: describe(Recipe.load(path), (1, 8, 8))\n"
         "assert 'torch._dynamo' not in sys.modules"
     )

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from ncode_gen.autoencoder import build_model
-from ncode_gen.objective import discrepancy, make_loss
-from ncode_gen.recipe import FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
+from ncode_gen.config.recipe import FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
+from ncode_gen.distributions import build_model
+from ncode_gen.training.objective import discrepancy, make_loss
 
 IMAGES = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

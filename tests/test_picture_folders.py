@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.data import load_data
+from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.data.picture_folders import find_pictures, split_folders
+from ncode_gen.data.sets import load_data
+from ncode_gen.data.splits import FileSplit, place_of, split_by_hash
 from ncode_gen.errors import UserError
-from ncode_gen.picture_folders import find_pictures, split_folders
-from ncode_gen.recipe import DataRecipe
-from ncode_gen.splits import FileSplit, place_of, split_by_hash
 
 from .conftest import TINY
 

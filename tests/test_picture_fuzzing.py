@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ncode_gen.data.image_files import read_images
+from ncode_gen.data.picture_files import picture_endings, read_picture, set_range
 from ncode_gen.errors import UserError
-from ncode_gen.image_files import read_images
-from ncode_gen.picture_files import picture_endings, read_picture, set_range
 
 from .test_fuzzing import at_most
 

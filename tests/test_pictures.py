@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.utils import make_grid
 
-from ncode_gen.pictures import picture_grid, tiled, to_bytes
+from ncode_gen.data.pictures import picture_grid, tiled, to_bytes
 
 
 def test_pixels_are_rounded_and_not_truncated():

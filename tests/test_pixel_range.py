@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.data import load_data
+from ncode_gen.config.recipe import DataRecipe, Recipe
+from ncode_gen.data.image_files import read_images
+from ncode_gen.data.picture_files import read_picture, set_range
+from ncode_gen.data.pixel_range import PixelRange
+from ncode_gen.data.sets import load_data
 from ncode_gen.errors import UserError
-from ncode_gen.image_files import read_images
-from ncode_gen.picture_files import read_picture, set_range
-from ncode_gen.pixel_range import PixelRange
-from ncode_gen.recipe import DataRecipe, Recipe
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 

@@ -1,4 +1,4 @@
-from ncode_gen import progress
+from ncode_gen.runtime import progress
 
 
 def test_a_line_a_while_tells_what_is_left(monkeypatch, capsys):

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from ncode_gen.run import find_run
+from ncode_gen.runfolder.run import find_run
 
 from .conftest import ROOT
 

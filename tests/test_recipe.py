@@ -6,8 +6,8 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ncode_gen.config.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, Recipe, TrainingRecipe
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, Recipe, TrainingRecipe
 
 from .conftest import ROOT
 

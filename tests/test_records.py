@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ncode_gen.errors import UserError
-from ncode_gen.records import JsonLines, read_record, write_record
+from ncode_gen.runfolder.records import JsonLines, read_record, write_record
 
 
 def test_a_record_comes_back(tmp_path):

@@ -1,10 +1,10 @@
 import torch
 
-from ncode_gen import refinement
-from ncode_gen.autoencoder import build_model
-from ncode_gen.data import load_data
-from ncode_gen.recipe import DataRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe, RefinerRecipe
-from ncode_gen.refinement import RefinementStep, know_pictures, scale_refiner
+from ncode_gen.config.recipe import DataRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe, RefinerRecipe
+from ncode_gen.data.sets import load_data
+from ncode_gen.distributions import build_model
+from ncode_gen.training import refinement
+from ncode_gen.training.refinement import RefinementStep, know_pictures, scale_refiner
 
 
 def built(kind):

@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 import pytest
 
 from ncode_gen.command import run_command
-from ncode_gen.history import find_runs, read_run
-from ncode_gen.records import write_record
 from ncode_gen.report import write_report
 from ncode_gen.report.charts import line_chart
+from ncode_gen.runfolder.history import find_runs, read_run
+from ncode_gen.runfolder.records import write_record
+from ncode_gen.runfolder.state import locked
 from ncode_gen.runs import main
-from ncode_gen.state import locked
 
 
 @pytest.fixture

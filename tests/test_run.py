@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ncode_gen
+from ncode_gen.config.recipe import Recipe
 from ncode_gen.errors import UserError
-from ncode_gen.files import write_atomically
-from ncode_gen.recipe import Recipe
-from ncode_gen.run import find_run, load_recipe, load_run, push, resolve_device, save_weights, weights_digest
-from ncode_gen.weights import write_weights
+from ncode_gen.runfolder.run import find_run, load_recipe, load_run, push, save_weights, weights_digest
+from ncode_gen.runfolder.weights import write_weights
+from ncode_gen.runtime.device import resolve_device
+from ncode_gen.runtime.files import write_atomically
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ncode_gen import trainer
+from ncode_gen.config.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, RefinerRecipe
 from ncode_gen.errors import UserError
-from ncode_gen.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, RefinerRecipe
-from ncode_gen.signals import Interrupted
-from ncode_gen.state import (
+from ncode_gen.runfolder.state import (
     PREVIOUS,
     STATE,
     load_state,
@@ -21,7 +19,9 @@ from ncode_gen.state import (
     restore_random_states,
     save_state,
 )
-from ncode_gen.step import Step
+from ncode_gen.runtime.signals import Interrupted
+from ncode_gen.training import loop as trainer
+from ncode_gen.training.step import Step
 
 from .test_trainer import fit, recipe_of, rows_of
 

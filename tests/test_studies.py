@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ncode_gen.config.recipe import PriorRecipe, RefinerRecipe
 from ncode_gen.errors import UserError
-from ncode_gen.history import read_run
-from ncode_gen.recipe import PriorRecipe, RefinerRecipe
-from ncode_gen.records import read_record, write_record
+from ncode_gen.runfolder.history import read_run
+from ncode_gen.runfolder.records import read_record, write_record
 
 from .conftest import ROOT
 from .test_faults import results_of

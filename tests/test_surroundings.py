@@ -18,18 +18,19 @@ import torch
 from PIL import Image
 
 import ncode_gen
-from ncode_gen import files, run
 from ncode_gen.command import run_command
+from ncode_gen.config.recipe import Recipe
 from ncode_gen.control.native import build
+from ncode_gen.distributions.priors import FlowPrior, GaussianMixture
 from ncode_gen.errors import UserError
-from ncode_gen.files import write_atomically
-from ncode_gen.paths import user_path
-from ncode_gen.priors import FlowPrior, GaussianMixture
-from ncode_gen.recipe import Recipe
-from ncode_gen.run import describe_environment
-from ncode_gen.seeding import folded, seeded
-from ncode_gen.signals import heed_signals, stop_signals
-from ncode_gen.state import load_state
+from ncode_gen.runfolder.state import load_state
+from ncode_gen.runtime import environment as run
+from ncode_gen.runtime import files
+from ncode_gen.runtime.environment import describe_environment
+from ncode_gen.runtime.files import write_atomically
+from ncode_gen.runtime.paths import user_path
+from ncode_gen.runtime.seeding import folded, seeded
+from ncode_gen.runtime.signals import heed_signals, stop_signals
 
 from .conftest import TINY
 from .test_trainer import fit, recipe_of
@@ -61,7 +62,10 @@ def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path):
     git("init", "-q", cwd=tmp_path)
     git("add", "env/ncode_gen/errors.py", cwd=tmp_path)
     git("commit", "-q", "-m", "theirs", cwd=tmp_path)
-    script = "import torch, ncode_gen.run as r; print(r.describe_environment(torch.device('cpu'), 0)['commit'])"
+    script = (
+        "import torch; from ncode_gen.runtime.environment import describe_environment as describe; "
+        "print(describe(torch.device('cpu'), 0)['commit'])"
+    )
     done = child(script, cwd=tmp_path, PYTHONPATH=str(tmp_path / "env"))
     assert done.stdout.strip() == "None", done.stderr
     shutil.move(tmp_path / "env" / "ncode_gen", tmp_path / "ncode_gen")
@@ -111,7 +115,7 @@ def test_settings_of_matplotlib_that_cannot_be_met_are_left_aside(trained, tmp_p
 
 @pytest.mark.parametrize("error", [RuntimeError("protobuf"), TypeError("descriptors"), ImportError("no tensorboard")])
 def test_tensorboard_may_raise_anything(tmp_path, monkeypatch, capsys, error):
-    from ncode_gen import progress
+    from ncode_gen.training import reporter as progress
 
     def broken(*arguments):
         raise error

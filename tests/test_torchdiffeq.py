@@ -19,9 +19,9 @@ import torch
 from pathlib import Path
 import ncode_gen
 from ncode_gen.data import load_data
-from ncode_gen.recipe import (DataRecipe, DecoderRecipe, EncoderRecipe, FlowRecipe, LatentRecipe, PriorRecipe, Recipe,
-                              TrainingRecipe)
-from ncode_gen.trainer import train
+from ncode_gen.config.recipe import (DataRecipe, DecoderRecipe, EncoderRecipe, FlowRecipe, LatentRecipe, PriorRecipe,
+                                     Recipe, TrainingRecipe)
+from ncode_gen.training.loop import train
 
 torch.set_num_threads(1)
 found = {}

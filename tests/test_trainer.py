@@ -4,9 +4,7 @@ import json
 import pytest
 import torch
 
-from ncode_gen.data import load_data
-from ncode_gen.errors import UserError
-from ncode_gen.recipe import (
+from ncode_gen.config.recipe import (
     DataRecipe,
     FlowRecipe,
     LatentRecipe,
@@ -16,9 +14,11 @@ from ncode_gen.recipe import (
     RefinerRecipe,
     TrainingRecipe,
 )
-from ncode_gen.run import load_run
-from ncode_gen.step import learning_rate
-from ncode_gen.trainer import train
+from ncode_gen.data.sets import load_data
+from ncode_gen.errors import UserError
+from ncode_gen.runfolder.run import load_run
+from ncode_gen.training.loop import train
+from ncode_gen.training.step import learning_rate
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ncode_gen.state import load_state
+from ncode_gen.runfolder.state import load_state
 
 from .conftest import TINY
 
@@ -17,7 +17,7 @@ import json, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from ncode_gen import step as step_module
+from ncode_gen.training import step as step_module
 from ncode_gen.command import run_command
 
 losses, real = [], step_module.Step.__call__
@@ -29,7 +29,7 @@ def watched(self, *inputs):
 step_module.Step.__call__ = watched
 
 from ncode_gen.train import main
-from ncode_gen.workers import dist, whole
+from ncode_gen.runtime.workers import dist, whole
 run_command(main)
 rank = dist.get_rank() if dist.is_initialized() else 0
 out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else Path(sys.argv[2])

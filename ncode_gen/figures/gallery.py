@@ -8,9 +8,9 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
-from ..autoencoder import LatentModel
-from ..data import Images
-from ..seeding import seeded
+from ..data.sets import Images
+from ..distributions import LatentModel
+from ..runtime.seeding import seeded
 from .grids import labelled_rows
 from .style import STYLE, FileFormat, save
 from .trajectories import draw_emergence, draw_film_strip, draw_paths, draw_refinement, save_animation

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..pictures import tiled, to_bytes
+from ..data.pictures import tiled, to_bytes
 from .style import STYLE
 
 __all__ = ["labelled_rows"]

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..files import write_atomically
-from ..pictures import MARK
+from ..data.pictures import MARK
+from ..runtime.files import write_atomically
 
 __all__ = ["COLOURS", "STYLE", "FileFormat", "new_figure", "save", "show_picture"]
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..autoencoder import ControlledPosterior, LatentModel
-from ..files import write_atomically
-from ..pictures import picture_grid
+from ..data.pictures import picture_grid
+from ..distributions import ControlledPosterior, LatentModel
+from ..runtime.files import write_atomically
 from .grids import labelled_rows
 from .style import COLOURS, new_figure, show_picture
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..run import shipped
+from ..runtime.paths import shipped
 from .classifier import SmallClassifier
 
 __all__ = ["FEATURES", "FeatureNetwork", "default_features", "load_features"]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..seeding import seeded
+from ..runtime.seeding import seeded
 from .score import Score
 
 __all__ = ["kernel_distance", "kernel_score"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..autoencoder import LatentModel
-from ..data import TensorImages
-from ..seeding import seeded
+from ..data.sets import TensorImages
+from ..distributions import LatentModel
+from ..runtime.seeding import seeded
 from .features import FeatureNetwork
 from .score import Score, mean_score
 

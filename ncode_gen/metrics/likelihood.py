@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..autoencoder import LatentModel
-from ..data import Images
-from ..progress import track
-from ..seeding import seeded
+from ..data.sets import Images
+from ..distributions import LatentModel
+from ..runtime.progress import track
+from ..runtime.seeding import seeded
+from ..runtime.workers import ALONE, Workers
 from ..solvers import has_fixed_steps
-from ..workers import ALONE, Workers
 from .samples import batch_generator, shared_batches
 from .score import Score, mean_score
 

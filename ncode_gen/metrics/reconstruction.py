@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..autoencoder import LatentModel
-from ..data import Images
-from ..seeding import seeded
+from ..data.sets import Images
+from ..distributions import LatentModel
+from ..runtime.seeding import seeded
 from .score import Score, mean_score
 
 __all__ = ["score_reconstruction", "structural_similarity"]

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..autoencoder import LatentModel
-from ..data import Images
-from ..progress import track
-from ..seeding import seeded
-from ..workers import ALONE, Workers
+from ..data.sets import Images
+from ..distributions import LatentModel
+from ..runtime.progress import track
+from ..runtime.seeding import seeded
+from ..runtime.workers import ALONE, Workers
 from .features import FeatureNetwork
 from .frechet import frechet_score
 from .kernel import kernel_score

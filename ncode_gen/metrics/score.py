@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..seeding import seeded
+from ..runtime.seeding import seeded
 
 __all__ = ["Score", "bootstrap_score", "mean_score"]
 

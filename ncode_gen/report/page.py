@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
-from ..history import RunRecord
-from ..recipe import Recipe, changed_keys
-from ..score_labels import UNITS, score_labels, solver_note
+from ..config.recipe import Recipe, changed_keys
+from ..runfolder.history import RunRecord
+from ..runtime.files import write_text
 from .charts import line_chart
+from .score_labels import UNITS, score_labels, solver_note
 
 __all__ = ["write_report"]
 

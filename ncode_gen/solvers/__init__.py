@@ -2,6 +2,7 @@
 
 from .derivative import checked
 from .fixed import Derivative, State, fixed_steps, runge_kutta_step
+from .grids import grid_of, nodes_of, random_grid
 from .invariance import batch_invariant, is_batch_invariant
 from .modes import casting_to, in_own_precision, is_plain, sees_numbers
 from .solution import Outcome, SampleCounts, Solution
@@ -11,9 +12,6 @@ from .solve import (
     check_gradient,
     check_method,
     evaluations,
-    grid_of,
-    nodes_of,
-    random_grid,
     solve,
 )
 from .tableaus import ADAPTIVE, FIXED, EmbeddedTableau, Tableau, fixed_tableau, has_fixed_steps, two_stages

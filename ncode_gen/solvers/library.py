@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..imports import import_plainly
+from ..runtime.imports import import_plainly
 from .fixed import Derivative, State
+from .grids import nodes_of
 from .solution import Outcome, Solution
-from .solve import nodes_of
 
 __all__ = ["library_methods", "library_solve"]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from .adaptive import adaptive_solve
 from .derivative import check_state, checked
 from .fixed import Derivative, State, fixed_steps
+from .grids import as_count, grid_of
 from .modes import casting_to, in_own_precision, sees_numbers
 from .solution import Solution
 from .tableaus import ADAPTIVE, FIXED, TWO_STAGES, fixed_tableau, has_fixed_steps
@@ -26,9 +25,6 @@ __all__ = [
     "check_gradient",
     "check_method",
     "evaluations",
-    "grid_of",
-    "nodes_of",
-    "random_grid",
     "solve",
 ]
 
@@ -88,57 +84,6 @@ def evaluations(method: str, steps: int) -> int:
     return fixed_tableau(method).stages * steps if has_fixed_steps(method) else 0
 
 
-def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter: float = 1.0) -> Tensor:
-    """Draw a grid of `steps` steps on [0, 1] whose inner nodes are moved at random.
-
-    Each inner node is uniform within `jitter` times half a step of its even place, so the order is kept.
-    Training on such grids keeps a flow from fitting the error of one fixed grid.
-
-    Args:
-        steps: number of steps, at least 1.
-        generator: random numbers, on the CPU.
-        jitter: from 0, an even grid, to 1.
-
-    Returns:
-        Times, shape (steps + 1,), from 0 to 1.
-
-    Raises:
-        ValueError: a number of steps below 1, or another jitter.
-
-    >>> random_grid(4, jitter=0.0).tolist()
-    [0.0, 0.25, 0.5, 0.75, 1.0]
-    """
-    steps = _count(steps, "steps")
-    if not 0 <= jitter <= 1:
-        raise ValueError(f"jitter must be from 0 to 1, or nodes would lose their order, got {jitter}")
-    grid = torch.linspace(0.0, 1.0, steps + 1)
-    noise = torch.rand(max(steps - 1, 0), generator=generator) - 0.5
-    grid[1:-1] += jitter * noise / steps
-    return grid
-
-
-def nodes_of(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
-    """Spread about `steps` steps over the requested times, at least one in each gap; the nodes follow the times.
-
-    Returns:
-        Times of the grid, shape (S + 1,), and the places of the requested times in it.
-
-    >>> nodes_of(torch.tensor([0.0, 0.5, 1.0]), 2)
-    (tensor([0.0000, 0.5000, 1.0000]), [0, 1, 2])
-    """
-    if times.shape[0] == 2:  # without a look at the numbers, so that the compiler takes it whole
-        way = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
-        return torch.cat([times[0] + (times[1] - times[0]) * way, times[1:]]), [0, steps]
-    gaps = times.detach().diff().abs()
-    shares = [max(1, round(share)) for share in (steps * gaps / gaps.sum()).tolist()]
-    nodes, kept = [], [0]
-    for (start, end), share in zip(pairwise(times), shares, strict=True):
-        way = torch.arange(share, dtype=times.dtype, device=times.device) / share
-        nodes.append(start + (end - start) * way)
-        kept.append(kept[-1] + share)
-    return torch.cat([*nodes, times[-1:]]), kept
-
-
 def solve(
     derivative: Derivative,
     state: State,
@@ -195,7 +140,7 @@ def solve(
     state = check_state(state)
     if casting_to(state[0]) is not None:  # half precision that comes of automatic casting was not the user's choice
         state = tuple(part.float() if part.dtype in (torch.float16, torch.bfloat16) else part for part in state)
-    steps, max_steps = _count(steps, "steps"), _count(max_steps, "max_steps")
+    steps, max_steps = as_count(steps, "steps"), as_count(max_steps, "max_steps")
     rtol, atol = _tolerance(rtol, "rtol"), _tolerance(atol, "atol")
     if atol == 0:
         raise ValueError("tolerances must be positive, got atol=0")
@@ -227,25 +172,6 @@ def solve(
         if asked.requires_grad and torch.is_grad_enabled():
             return _differentiable_in_times(run, derivative, state, asked, each=method in ADAPTIVE)
         return run(state, asked.detach())
-
-
-def grid_of(times: Times, state: Tensor, steps: int, grid: Times | None) -> tuple[Tensor, Tensor, list[int]]:
-    """Return the requested times, the nodes of a fixed-step solve, and the places of the times among the nodes.
-
-    Args:
-        times: requested times.
-        state: a part of the state, which gives device and dtype.
-        steps: steps on the whole interval.
-        grid: the nodes themselves, whose ends are then the requested times.
-
-    Raises:
-        ValueError: see `as_times`.
-    """
-    if grid is None:
-        asked = as_times(times, state, steps=steps)
-        return asked, *nodes_of(asked, steps)
-    nodes = as_times(grid, state, name="grid")
-    return torch.stack([nodes[0], nodes[-1]]), nodes, [0, nodes.shape[0] - 1]
 
 
 def _solve_on_grid(
@@ -296,16 +222,6 @@ def _differentiable_in_times(
         path.append(tuple(attach_times(part, times[k], rate) for part, rate in zip(here, found, strict=True)))
     parts = tuple(torch.stack([there[i] for there in path]) for i in range(len(state)))
     return replace(solution, times=times, parts=parts)
-
-
-def _count(value: int, name: str) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
-    return count
 
 
 def _tolerance(value: float, name: str) -> float:

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from ncode_gen.autoencoder import build_model
-from ncode_gen.data import TensorImages
+from ncode_gen.config.recipe import DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
+from ncode_gen.data.sets import TensorImages
+from ncode_gen.distributions import build_model
 from ncode_gen.figures import draw_gallery
 from ncode_gen.figures.trajectories import principal_plane
-from ncode_gen.recipe import DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
 
 
 def images(n=30, channels=1):

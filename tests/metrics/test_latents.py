@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from ncode_gen.autoencoder import LatentModel
-from ncode_gen.autoencoder.likelihoods import Gaussian
-from ncode_gen.autoencoder.posterior import ControlledPosterior
-from ncode_gen.data import TensorImages
+from ncode_gen.data.sets import TensorImages
+from ncode_gen.distributions import LatentModel
+from ncode_gen.distributions.likelihoods import Gaussian
+from ncode_gen.distributions.posterior import ControlledPosterior
+from ncode_gen.distributions.priors import StandardNormal
 from ncode_gen.metrics import interpolation_score, linear_probe
 from ncode_gen.metrics.features import FeatureNetwork
-from ncode_gen.priors import StandardNormal
 
 
 class Pixels(FeatureNetwork):

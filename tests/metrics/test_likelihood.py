@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from ncode_gen.autoencoder import build_model
+from ncode_gen.config.recipe import FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
 from ncode_gen.control import DensityError
-from ncode_gen.data import TensorImages
+from ncode_gen.data.sets import TensorImages
+from ncode_gen.distributions import build_model
 from ncode_gen.metrics import score_likelihood
 from ncode_gen.metrics.likelihood import refine_steps
-from ncode_gen.recipe import FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
 
 IMAGES = TensorImages(torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
 

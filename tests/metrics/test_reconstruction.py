@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from ncode_gen.autoencoder import build_model
-from ncode_gen.data import load_data
+from ncode_gen.config.recipe import DataRecipe, DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, Recipe
+from ncode_gen.data.sets import load_data
+from ncode_gen.distributions import build_model
 from ncode_gen.metrics import score_reconstruction, structural_similarity
-from ncode_gen.recipe import DataRecipe, DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, Recipe
 
 
 def test_similarity_is_one_for_the_same_and_falls_with_noise():

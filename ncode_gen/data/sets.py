@@ -1,0 +1,424 @@
+"""Image sets by name, split into training, validation and test images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..config.recipe import DataRecipe
+from ..errors import UserError
+from ..runtime.paths import user_path
+from ..runtime.seeding import seeded
+from .picture_files import read_picture, set_range
+from .picture_folders import find_pictures, split_folders
+from .pixel_range import PixelRange
+from .splits import FileSplit, place_of, split_by_hash
+
+__all__ = [
+    "FolderImages",
+    "Images",
+    "Splits",
+    "TensorImages",
+    "load_data",
+]
+
+IN_MEMORY = 2**30
+FOLDER_SIZE = 32
+CELEBA_SIZE = 64
+
+
+class Images(ABC):
+    """A fixed sequence of images of one shape.
+
+    Attributes:
+        shape: (C, H, W).
+    """
+
+    shape: tuple[int, int, int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def batches(self, size: int, order: Tensor | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """Yield batches (size, C, H, W) in [0, 1], float32, on a device.
+
+        Args:
+            size: images in a batch; the last one may be smaller.
+            order: indices of the images, shape (m,); all in their own order if None.
+            device: where the batches are needed.
+        """
+
+    @abstractmethod
+    def head(self, n: int) -> Images:
+        """Return the set of the first `n` images, or of all, if there are fewer."""
+
+    def first(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return the first `n` images (or all, if fewer), (m, C, H, W) in [0, 1]."""
+        return next(self.batches(n, torch.arange(min(n, len(self))), device))
+
+
+class TensorImages(Images):
+    """Images that live in one tensor.
+
+    Args:
+        pixels: (n, C, H, W), uint8.
+        labels: classes, (n,), where they are known.
+        notes: what is to be told of how they were read, a line each.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor | None = None, notes: tuple[str, ...] = ()) -> None:
+        self.pixels, self.labels, self.notes = pixels, labels, notes
+        self.shape = (int(pixels.shape[1]), int(pixels.shape[2]), int(pixels.shape[3]))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batches(self, size: int, order: Tensor | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """Yield batches in [0, 1]; the pixels move to the device once and stay there."""
+        self.pixels = self.pixels.to(device)
+        order = torch.arange(len(self)) if order is None else order
+        for part in order.to(device).split(size):
+            yield self.pixels[part].float() / 255
+
+    def head(self, n: int) -> TensorImages:
+        """Return the first `n` images."""
+        return self.select(torch.arange(min(n, len(self))))
+
+    def select(self, order: Tensor) -> TensorImages:
+        """Return the images at the given indices."""
+        return TensorImages(self.pixels[order], None if self.labels is None else self.labels[order])
+
+
+class FolderImages(Images):
+    """Pictures read from files when they are needed, by worker processes.
+
+    Args:
+        read: returns the picture (C, H, W), uint8, at an index.
+        order: the indices that belong to this set.
+        shape: (C, H, W).
+        workers: number of reading processes.
+    """
+
+    def __init__(self, read: Callable[[int], Tensor], order: Tensor, shape: tuple[int, int, int], workers: int) -> None:
+        self.read, self.order, self.shape, self.workers = read, order, shape, workers
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, size: int, order: Tensor | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """Yield batches in [0, 1].
+
+        Raises:
+            UserError: a picture cannot be read; the message names the file.
+        """
+        chosen = self.order if order is None else self.order[order]
+        dataset = _Reading(self.read, chosen.tolist())
+        for pictures in DataLoader(dataset, batch_size=size, num_workers=min(self.workers, _cores()), collate_fn=list):
+            for picture in pictures:
+                if isinstance(picture, str):
+                    raise UserError(picture)
+            yield torch.stack(pictures).to(device).float() / 255
+
+    def head(self, n: int) -> FolderImages:
+        """Return the first `n` images."""
+        return FolderImages(self.read, self.order[:n], self.shape, self.workers)
+
+
+class _Reading(Dataset[Tensor | str]):
+    """Pictures at given indices; an unreadable one becomes its message, since errors lose their class in workers."""
+
+    def __init__(self, read: Callable[[int], Tensor], indices: list[int]) -> None:
+        self.read, self.indices = read, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return self.read(self.indices[index])
+        except UserError as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images to learn from, to watch training with, and to score with.
+
+    Attributes:
+        notes: what was left out or decided for the user, a line each.
+        warnings: what may make scores or training other than the user thinks, a line each.
+        files: which pictures of a folder they are; None for sets that have their own splits.
+    """
+
+    train: Images
+    validation: Images
+    test: Images
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    files: FileSplit | None = None
+
+
+def _digits(recipe: DataRecipe) -> Splits:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    images = TensorImages(_resized(pixels, recipe), torch.from_numpy(digits.target))
+    train, test = _shuffled(len(images), recipe.test, recipe.split_seed)
+    return _validation(images.select(train), images.select(test), recipe)
+
+
+TORCHVISION = {
+    "mnist": ("MNIST", "MNIST/raw"),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
+    "kmnist": ("KMNIST", "KMNIST/raw"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "celeba": ("CelebA", "celeba"),
+}
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _torchvision(recipe: DataRecipe, workers: int) -> Splits:
+    from torchvision import datasets
+
+    name, folder = TORCHVISION[recipe.name]
+    expected = Path(recipe.root) / folder
+    kind = getattr(datasets, name)
+
+    def part(train: bool) -> Any:
+        which = {"split": "train" if train else "test"} if recipe.name == "celeba" else {"train": train}
+        try:
+            return kind(recipe.root, download=False, **which)
+        except RuntimeError:
+            pass  # Not there yet; torchvision says so with a RuntimeError.
+        except Exception as error:
+            raise UserError(f"the files of {recipe.name} in {expected} are damaged ({error}); delete them") from None
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return kind(recipe.root, download=True, **which)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"{recipe.name} is not in {expected} and could not be downloaded ({reason}); put torchvision's files "
+                "there, or name the folder that holds them with --data.root"
+            ) from None
+
+    train, test = part(True), part(False)
+    if recipe.name == "celeba":
+        side = recipe.size or CELEBA_SIZE
+        return _celeba(train, test, side, recipe, workers)
+    sets = []
+    for half in (train, test):
+        values = torch.as_tensor(np.asarray(half.data))
+        pixels = values.unsqueeze(1) if values.dim() == 3 else values.permute(0, 3, 1, 2).contiguous()
+        sets.append(TensorImages(_resized(pixels, recipe), torch.as_tensor(half.targets)))
+    return _validation(sets[0], sets[1], recipe)
+
+
+def _celeba(train: Any, test: Any, side: int, recipe: DataRecipe, workers: int) -> Splits:
+    folder = Path(train.root) / train.base_folder / "img_align_celeba"
+    paths = [folder / name for name in (*train.filename, *test.filename)]
+    first = torch.arange(len(train.filename))
+    learnt, validation = _held_out(first, recipe)
+    return _streams(paths, (learnt, validation, torch.arange(len(first), len(paths))), side, recipe, workers)
+
+
+def _folder(recipe: DataRecipe, workers: int, recorded: FileSplit | None, earlier: bool) -> Splits:
+    root = Path(recipe.root)
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; name the folder of pictures with --data.root")
+    parts, notes = split_folders(root)
+    if parts:
+        found = {part: find_pictures(folder, 2 if part == "train" else 1) for part, folder in parts.items()}
+    else:
+        found = {"all": find_pictures(root, 4)}
+    notes += [line for some in found.values() for line in some.told(root)]
+    names = {part: [path.relative_to(root).as_posix() for path in some.paths] for part, some in found.items()}
+    warnings: list[str] = []
+    if recorded is None and earlier:
+        split, warnings = _earlier_split(names, recipe), [EARLIER]
+    elif recorded is None:
+        split = _new_split(names, recipe)
+    else:
+        split, warnings = recorded.among([name for some in names.values() for name in some], root)
+    train = split.train[: recipe.limit] if recipe.limit else split.train
+    used = [*train, *split.validation, *split.test]
+    paths = [root / name for name in used]
+    given = PixelRange(*recipe.range) if recipe.range else split.pixels
+    pixels, told = set_range(paths, given)
+    order = torch.arange(len(used)).split([len(train), len(split.validation), len(split.test)])
+    splits = _streams(paths, order, recipe.size or FOLDER_SIZE, recipe, workers, _classes(names, used), pixels)
+    files = dataclasses.replace(split, pixels=pixels)
+    return dataclasses.replace(splits, notes=(*notes, *told), warnings=tuple(warnings), files=files)
+
+
+EARLIER = (
+    "this run holds no record of its pictures (data.json), as runs of earlier versions do not: they are split as those "
+    "did, so if pictures were added, renamed or taken away since, some test pictures were learnt from"
+)
+EARLIER_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def _new_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit:
+    """Split relative paths, by part where folders say it, else each by its own hash."""
+    seed = recipe.split_seed
+    train, test = names.get("train", []), names.get("test", [])
+    if "all" in names:
+        train, test = split_by_hash(names["all"], recipe.test, "test", seed)
+    if "validation" in names:
+        validation = names["validation"]
+    else:
+        train, validation = split_by_hash(train, recipe.validation, "validation", seed)
+    # Not in the order of their paths: the first pictures of a part stand for all, also where folders are classes.
+    learnt, watched, scored = (
+        tuple(sorted(part, key=lambda name: place_of(name, "order", seed))) for part in (train, validation, test)
+    )
+    digest = FileSplit.digest_of([name for some in names.values() for name in some])
+    return FileSplit(digest, learnt, watched, scored)
+
+
+def _earlier_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit:
+    """Split relative paths as earlier versions did: at random by their place in the sorted list."""
+    known = {part: [name for name in some if name.lower().endswith(EARLIER_ENDINGS)] for part, some in names.items()}
+    if "train" in known and "test" in known:
+        paths = known["train"] + known["test"]
+        train, test = torch.arange(len(paths)).split([len(known["train"]), len(known["test"])])
+    else:
+        paths = sorted((name for some in known.values() for name in some), key=Path)
+        train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
+    generator = seeded(recipe.split_seed)
+    train, test = (part[torch.randperm(len(part), generator=generator)] for part in (train, test))
+    kept, held = _shuffled(len(train), recipe.validation, recipe.split_seed + 1)
+    learnt, watched, scored = (tuple(paths[int(i)] for i in part) for part in (train[kept], train[held], test))
+    return FileSplit(FileSplit.digest_of(paths), learnt, watched, scored)
+
+
+def _classes(names: dict[str, list[str]], used: list[str]) -> Tensor | None:
+    """Return the class of each picture that is used, (n,), if all are in class folders, the same for training and test.
+
+    Args:
+        names: the relative paths of each part, PART/CLASS/...; of one part alone there are no classes.
+        used: those that are used.
+    """
+    split = {part: [name.split("/") for name in some] for part, some in names.items()}
+    if "train" not in split or any(len(steps) < 3 for some in split.values() for steps in some):
+        return None
+    known = {part: {steps[1] for steps in some} for part, some in split.items()}
+    same = known["train"] == known["test"] and all(classes <= known["train"] for classes in known.values())
+    if len(known["train"]) < 2 or not same:
+        return None
+    number = {name: i for i, name in enumerate(sorted(known["train"]))}
+    return torch.tensor([number[name.split("/")[1]] for name in used])
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Reads the picture at an index; a class, so that worker processes can be handed one."""
+
+    paths: list[Path]
+    side: int
+    grey: bool
+    pixels: PixelRange | None = None
+
+    def __call__(self, index: int) -> Tensor:
+        return read_picture(self.paths[index], self.side, grey=self.grey, pixels=self.pixels)
+
+
+def _streams(
+    paths: list[Path],
+    order: Sequence[Tensor],
+    side: int,
+    recipe: DataRecipe,
+    workers: int,
+    labels: Tensor | None = None,
+    pixels: PixelRange | None = None,
+) -> Splits:
+    """Read pictures by the indices of each part; sets that fit in memory once, larger ones as a stream, unlabelled."""
+    read = _Files(paths, side, recipe.grey, pixels)
+    shape = (1 if recipe.grey else 3, side, side)
+    train, validation, test = (FolderImages(read, some, shape, workers) for some in order)
+    if len(paths) * shape[0] * side * side > IN_MEMORY:
+        return Splits(train, validation, test)
+
+    def held(part: FolderImages) -> TensorImages:
+        pixels = torch.cat([(255 * batch).round().byte() for batch in part.batches(256)])
+        return TensorImages(pixels, None if labels is None else labels[part.order])
+
+    return Splits(held(train), held(validation), held(test))
+
+
+def _resized(pixels: Tensor, recipe: DataRecipe) -> Tensor:
+    if recipe.grey and pixels.shape[1] == 3:
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        pixels = (pixels * weights).sum(1, keepdim=True).round().byte()
+    if recipe.size and recipe.size != pixels.shape[-1]:
+        side = (recipe.size, recipe.size)
+        resized = torch.nn.functional.interpolate(pixels.float(), side, mode="bilinear", antialias=True)
+        pixels = resized.round().clamp(0, 255).byte()
+    return pixels
+
+
+def _shuffled(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split n indices at random: (rest, share), at least one in each."""
+    order = torch.randperm(n, generator=seeded(seed))
+    held = min(max(1, round(share * n)), n - 1)
+    return order[held:].sort().values, order[:held].sort().values
+
+
+def _held_out(train: Tensor, recipe: DataRecipe) -> tuple[Tensor, Tensor]:
+    """Split training indices into those to learn from and those to watch with."""
+    kept, held = _shuffled(len(train), recipe.validation, recipe.split_seed + 1)
+    kept = kept[: recipe.limit] if recipe.limit else kept
+    return train[kept], train[held]
+
+
+def _validation(train: TensorImages, test: TensorImages, recipe: DataRecipe) -> Splits:
+    kept, held = _held_out(torch.arange(len(train)), recipe)
+    return Splits(train.select(kept), train.select(held), test)
+
+
+def load_data(
+    recipe: DataRecipe, workers: int = 2, recorded: FileSplit | None = None, *, earlier: bool = False
+) -> Splits:
+    """Load an image set by name.
+
+    Pictures of a folder without folders of its own for training and test are split by a hash of their relative paths,
+    so that one that is added or taken away moves no other.
+
+    Args:
+        recipe: which set, where, and how it is split.
+        workers: reading processes for sets that do not fit in memory.
+        recorded: the pictures of a run, whose split is then kept (folders of pictures).
+        earlier: whether a run of an earlier version is meant, which recorded none.
+
+    Raises:
+        UserError: the set is missing, damaged or too small; the message names the expected place.
+
+    >>> splits = load_data(DataRecipe(name="digits"))
+    >>> splits.train.shape, len(splits.train), len(splits.validation), len(splits.test)
+    ((1, 8, 8), 1451, 76, 270)
+    """
+    recipe = dataclasses.replace(recipe, root=str(user_path(recipe.root)))
+    if recipe.name == "digits":
+        return _digits(recipe)
+    if recipe.name == "folder":
+        return _folder(recipe, workers, recorded, earlier)
+    return _torchvision(recipe, workers)

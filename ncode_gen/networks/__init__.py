@@ -1,0 +1,1 @@
+"""Networks between images and vectors: encoders, decoders and what they are built of."""

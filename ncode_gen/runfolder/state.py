@@ -1,0 +1,180 @@
+"""The state of a training run: written so that a kill at any moment loses little, and read back exactly.
+
+A state is one file: what `torch.save` writes, then a mark and the SHA-256 of all before it. The state before the last
+one is kept beside it, so a damaged or half-written file costs the time since then and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from ..runtime.files import remove_partial_files, write_atomically
+
+__all__ = [
+    "PREVIOUS",
+    "STATE",
+    "LoadedState",
+    "has_state",
+    "is_locked",
+    "load_state",
+    "locked",
+    "random_states",
+    "restore_random_states",
+    "save_state",
+]
+
+STATE, PREVIOUS = Path("state/training.pt"), Path("state/previous.pt")
+MARK = b"ncode_gen state sha256 "
+
+
+class LoadedState(dict[str, Any]):
+    """A state, and what is to be said of how it was found.
+
+    Attributes:
+        notice: one sentence, if the last state could not be used; else empty.
+    """
+
+    notice = ""
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a state into a run folder; the one before becomes the previous one.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; both states before are intact.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    content = buffer.getvalue()
+    checked = content + MARK + hashlib.sha256(content).hexdigest().encode()
+    write_atomically(folder / STATE, lambda partial: partial.write_bytes(checked), keep=folder / PREVIOUS)
+
+
+def has_state(folder: Path) -> bool:
+    """Return whether a run folder holds a state."""
+    return (folder / STATE).exists() or (folder / PREVIOUS).exists()
+
+
+def load_state(folder: Path) -> LoadedState | None:
+    """Read the last good state of a run folder; only tensors and plain values are accepted.
+
+    Returns:
+        The state, with a notice if it is not the last one written; None if there is none yet.
+
+    Raises:
+        UserError: there are states and none of them is intact.
+    """
+    reasons = []
+    for path in (folder / STATE, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = LoadedState(_read(path))
+        except Exception as error:  # whatever a damaged file makes torch.load raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reasons.append(f"{path} is damaged ({reason})")
+            continue
+        if reasons:
+            state.notice = f"{reasons[0]}; going on from the state before it, {path}"
+        return state
+    if reasons:
+        raise UserError(f"{' and '.join(reasons)}; remove {folder / STATE.parent} to train from the beginning")
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content, mark, digest = path.read_bytes().rpartition(MARK)
+    if not mark or hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("its checksum is wrong")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state")
+    return state
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of the global random generators of torch, CUDA, numpy and Python."""
+    kind, keys, *rest = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Set the global random generators as `random_states` found them."""
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process, and take away what a killed one left half written.
+
+    Raises:
+        UserError: another process trains in it, or it cannot be written.
+    """
+    path = folder / STATE.parent / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another place with --out", code=1) from None
+    with file:
+        try:
+            _lock(file.fileno())
+        except BlockingIOError:
+            raise UserError(f"another process is training in {folder}; wait for it, or name another --out") from None
+        remove_partial_files(folder)
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process trains in a run folder; nothing is written for the question."""
+    try:
+        with (folder / STATE.parent / "lock").open("r+") as file:
+            _lock(file.fileno())
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _lock(file: int) -> None:
+    """Lock a file; the system gives the lock back, however the process ends."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from None
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a network file system without locks

@@ -1,0 +1,161 @@
+"""The file of a model's weights: safetensors, whose header says what they belong to and how to know them unspoiled.
+
+The header holds the shape of the images, the recipe, and a SHA-256 of these, names, types, sizes and numbers. So
+weights that a disk, a copy or a mix-up has changed, or a recipe that was changed beside them, are told and not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..config.recipe import Recipe, changed_keys
+from ..errors import UserError
+from ..runtime.files import write_atomically
+
+__all__ = ["StoredWeights", "open_weights", "write_weights"]
+
+FORMAT = "ncode_gen 1"
+HASHED = ("format", "shape", "epochs", "recipe")
+LARGEST_SIDE = 8192
+TYPES = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64, "BOOL": torch.bool}
+
+
+def _bound(recipe: str) -> dict[str, Any]:
+    """Return the part of a recipe that decides what weights mean: all but how they were found and where images lie."""
+    values = tomllib.loads(recipe)
+    values.pop("training", None)
+    values.get("data", {}).pop("root", None)
+    return values
+
+
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    found = hashlib.sha256(json.dumps([header[key] for key in HASHED]).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], shape: tuple[int, int, int], recipe: str, epochs: int
+) -> None:
+    """Write weights, so that they can be known again.
+
+    Args:
+        path: the file.
+        tensors: the weights by name; float32, float16, int64 or bool.
+        shape: (C, H, W) of the images.
+        recipe: TOML text of the recipe.
+        epochs: how many epochs they were trained.
+
+    Raises:
+        UserError: the place cannot be written, or the disk is full; what stood there before is intact.
+    """
+    held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {
+        "format": FORMAT,
+        "shape": ",".join(map(str, shape)),
+        "epochs": str(epochs),
+        "recipe": tomli_w.dumps(_bound(recipe)),
+    }
+    header["sha256"] = _digest(held, header)
+    write_atomically(path, lambda partial: save_file(held, partial, metadata=header))
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """An opened file of weights, of which only the header was read.
+
+    Attributes:
+        path: the file.
+        shape: (C, H, W) of the images.
+        sizes: shape of each tensor by name.
+        epochs: how many epochs they were trained.
+        digest: SHA-256 that the weights must have.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    sizes: dict[str, tuple[int, ...]]
+    epochs: int
+    digest: str
+    _header: dict[str, str]
+    _file: Any
+
+    def check_recipe(self, recipe: str, source: Path) -> None:
+        """Raise a `UserError`, if the recipe beside the weights is not theirs.
+
+        Args:
+            recipe: its TOML text.
+            source: its file, for the message.
+        """
+        # Keys that newer versions know have their defaults, here as there.
+        written = Recipe.parse(self._header["recipe"], f"the header of {self.path}", stored=True).to_toml()
+        for key, (own, other) in changed_keys(_bound(written), _bound(recipe)).items():
+            raise UserError(
+                f"{self.path} belongs to another model than {source}: its {key} is {own!r}, the recipe says {other!r}; "
+                f"put it back, or finish the training with --resume {source.parent}"
+            )
+
+    def read(self) -> dict[str, Tensor]:
+        """Read the tensors.
+
+        Raises:
+            UserError: they are not those that were written, or a weight is not finite.
+        """
+        tensors: dict[str, Tensor] = {name: self._file.get_tensor(name) for name in self.sizes}
+        if _digest(tensors, self._header) != self.digest:
+            raise UserError(f"{self.path} is damaged: its checksum is wrong; copy or train it again")
+        for name, value in tensors.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise UserError(f"{self.path} holds a weight in {name} that is not finite; train the model again")
+        return tensors
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[StoredWeights]:
+    """Open a file of weights and read its header, not yet the numbers.
+
+    Raises:
+        UserError: it is damaged, no safetensors file, or was not written by ncode_gen.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT or not {*HASHED, "sha256"} <= header.keys():
+                raise UserError(f"{path} was not written by ncode_gen, or is damaged: its header says no {FORMAT!r}")
+            sizes = {}
+            for name in sorted(file.keys()):
+                part = file.get_slice(name)
+                if part.get_dtype() not in TYPES:
+                    raise UserError(f"{path} holds {name} in an unknown type, {part.get_dtype()}")
+                sizes[name] = tuple(part.get_shape())
+            shape = _shape(header["shape"], path)
+            epochs = int(header["epochs"]) if header["epochs"].isdecimal() else 0
+            yield StoredWeights(path, shape, sizes, epochs, header["sha256"], header, file)
+    except (SafetensorError, OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
+
+
+def _shape(text: str, path: Path) -> tuple[int, int, int]:
+    try:
+        channels, height, width = (int(side) for side in text.split(","))
+    except ValueError:
+        raise UserError(f"{path} is damaged: {text!r} in its header is no shape of images") from None
+    if not all(0 < side <= LARGEST_SIDE for side in (channels, height, width)):
+        raise UserError(f"{path} is damaged: images cannot have the shape {text} that its header says")
+    return channels, height, width

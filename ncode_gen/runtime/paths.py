@@ -1,0 +1,30 @@
+"""Paths as users write them, and where shipped files lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UserError
+
+__all__ = ["shipped", "user_path"]
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path whose first part ~ or ~USER is a home folder.
+
+    Raises:
+        UserError: nobody knows that home folder.
+
+    >>> user_path("data"), user_path("~/data") == Path.home() / "data"
+    (PosixPath('data'), True)
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"there is no home folder for {path}; write the whole path") from None
+
+
+def shipped(folder: str) -> list[Path]:
+    """Return the places where `checkpoints` or `models` may be found: here, beside the package, inside it."""
+    package = Path(__file__).parent.parent
+    return [Path(folder), package.parent / folder, package / "_shipped" / folder]

@@ -1,0 +1,185 @@
+"""Processes that work together: who they are, what each does, and how their results meet.
+
+One process needs none of this; `ALONE` stands for it. Several are started by torchrun or SLURM; lightning-fabric finds
+them, their devices and how they talk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..errors import UserError
+
+__all__ = ["ALONE", "Workers", "join_workers", "shared_like", "whole"]
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one command.
+
+    Attributes:
+        rank: number of this one, from 0.
+        count: how many there are.
+        sharded: whether each holds a share of what is trained, instead of all of it.
+    """
+
+    rank: int = 0
+    count: int = 1
+    sharded: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """Return this process's share of a batch (n, ...), (n / count, ...)."""
+        share = len(batch) // self.count
+        return batch[self.rank * share : (self.rank + 1) * share]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes, the same in all."""
+        if self.count == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def mine(self, items: Iterable[Item]) -> Iterator[tuple[int, Item]]:
+        """Yield this process's items with their numbers: one of `count` in turn."""
+        return ((number, item) for number, item in enumerate(items) if number % self.count == self.rank)
+
+    def gather(self, found: dict[int, Tensor]) -> Tensor:
+        """Return what all processes found for their items, in the items' order, joined on the first axis."""
+        if self.count > 1:
+            parts: list[Any] = [None] * self.count
+            dist.all_gather_object(parts, found)
+            found = {number: value for part in parts for number, value in part.items()}
+        return torch.cat([found[number] for number in sorted(found)])
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return a module whose gradients are the means over the processes.
+
+        If they are sharded, its parameters are shares from here on, which become whole for the time of a call; those
+        that are numbers or are not trained stay whole, and `mean_of_whole` takes the means of their gradients.
+        """
+        if self.count == 1:
+            return module
+        if self.sharded:
+            whole = {value for value in module.parameters() if value.dim() == 0 or not value.requires_grad}
+            device = next(module.parameters()).device
+            mesh = init_device_mesh(device.type, (self.count,))
+            return cast(nn.Module, fully_shard(module, mesh=mesh, ignored_params=whole))
+        return nn.parallel.DistributedDataParallel(module)
+
+    def local(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which gradients of a wrapped module stay with this process."""
+        if isinstance(module, FSDPModule):
+            return _gathered_later(module)
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return module.no_sync()
+        return contextlib.nullcontext()
+
+    def mean_of_whole(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Take the means over the processes of gradients that sharding leaves alone."""
+        for parameter in parameters if self.sharded else ():
+            if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
+                parameter.grad.copy_(self.sum(parameter.grad) / self.count)
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+        """Scale gradients so that their norm over all processes is at most `limit`; return the norm that it was, ()."""
+        if not self.sharded:
+            return nn.utils.clip_grad_norm_(parameters, limit)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        shares = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
+        rest = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+        square = self.sum(torch.stack([share.square().sum() for share in shares]).sum())
+        norm = torch.stack([square, *(gradient.square().sum() for gradient in rest)]).sum().sqrt()
+        torch._foreach_mul_([*shares, *rest], (limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def wait(self) -> None:
+        """Wait until all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+ALONE = Workers()
+
+
+@contextlib.contextmanager
+def _gathered_later(module: FSDPModule) -> Iterator[None]:
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
+
+
+def whole(value: Any) -> Any:
+    """Return a tensor, or dicts and lists of such, with shares put together; all processes must ask."""
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, dict):
+        return {key: whole(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [whole(inner) for inner in value]
+    return value
+
+
+def shared_like(value: Tensor, other: Tensor) -> Tensor:
+    """Return a whole tensor shared among the processes in the way that another one of its shape is, if it is."""
+    if isinstance(other, DTensor) and value.shape == other.shape:
+        return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
+    return value
+
+
+def join_workers(device: str, *, sharded: bool = False) -> tuple[Workers, torch.device | None]:
+    """Join the processes that torchrun or SLURM started.
+
+    Args:
+        device: as the user named it; "cpu" keeps several processes on the CPU where there is an accelerator.
+        sharded: whether each is to hold a share of what is trained.
+
+    Returns:
+        The workers, and this one's device; `ALONE` and None, if this process was started by itself.
+
+    Raises:
+        UserError: the processes cannot be joined, or there is nobody to share with.
+    """
+    # In a batch script without srun, SLURM_NTASKS speaks of tasks that nobody started; the step's number does not.
+    count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if count == 1:
+        if sharded:
+            raise UserError(
+                "--strategy fsdp shares a model among processes; start several with torchrun, or leave it out"
+            )
+        return ALONE, None
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    accelerator = device.split(":", maxsplit=1)[0]
+    nodes = int(os.environ.get("SLURM_NNODES", "1"))
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        nodes = count // int(os.environ["LOCAL_WORLD_SIZE"])
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=count // nodes, num_nodes=nodes, strategy="ddp")
+        fabric.launch()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{count} processes could not be joined on {nodes} nodes ({reason})", code=1) from None
+    return Workers(fabric.global_rank, fabric.world_size, sharded), fabric.device
