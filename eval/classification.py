@@ -25,7 +25,7 @@ from ensemble import Ensemble
 from intervals import interval
 from torch import Tensor, nn
 
-from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.config import section
 from ncode_gen.data.sets import TensorImages, load_data
 from ncode_gen.runtime.files import write_atomically, write_json, write_text
 
@@ -155,7 +155,7 @@ def draw(cells: dict[str, Any], path: Path) -> None:
 
 def load(name: str, root: str) -> dict[str, tuple[Tensor, Tensor]]:
     """Return training and test images as rows, with labels."""
-    splits = load_data(DataRecipe(name=cast(Any, name), root=root))
+    splits = load_data(section("data", name=cast(Any, name), root=root))
     parts = {}
     for part, images in (("train", splits.train), ("test", splits.test)):
         assert isinstance(images, TensorImages) and images.labels is not None

@@ -41,7 +41,9 @@ class Flow(nn.Module):
     def evaluations(self, x: Tensor, tolerance: float = 1e-3) -> float:
         """Return the mean number of evaluations of a point, by a per-sample dopri5."""
         condition = torch.zeros_like(x) if self.blind else x
-        counts = self.ode(x, condition, method="dopri5", rtol=tolerance, atol=tolerance).counts
+        counts = self.ode(
+            x, condition, options=self.ode.options.but(method="dopri5", rtol=tolerance, atol=tolerance)
+        ).counts
         assert counts is not None
         return float(counts.nfe.float().mean())
 

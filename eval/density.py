@@ -88,7 +88,7 @@ MODELS: dict[str, tuple[bool, Callable[[int], NCODE]]] = {
     "static, two hidden layers": (False, lambda w: flow(w, w, loop="static")),
     "N-CODE closed, gains": (False, lambda w: flow(32, loop="closed", gamma=(w,))),
     "N-CODE closed, weights": (False, lambda w: flow(16, loop="closed", feedback="weights", gamma=(w,))),
-    "open, gains": (True, lambda w: flow(64, loop="open", control="gains", gamma=(w,))),
+    "open, gains": (True, lambda w: flow(64, loop="open", control="film", gamma=(w,))),
     "N-CODE open, all weights": (True, lambda w: flow(24, loop="open", gamma=(w,))),
     "N-CODE closed, gains, label": (True, lambda w: flow(16, loop="closed", gamma=(w,))),
 }

@@ -11,7 +11,6 @@ Keeps what was measured on other devices; writes eval/results/devices.{json,md}.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from steps import step_of
 
-from ncode_gen.config.recipe import Recipe
+from ncode_gen.config import Recipe
 from ncode_gen.data.sets import load_data
-from ncode_gen.distributions import build_model
 from ncode_gen.runfolder.run import find_run, load_run
 from ncode_gen.runtime.device import resolve_device, use_full_precision
 from ncode_gen.runtime.environment import describe_environment
 from ncode_gen.runtime.files import write_json, write_text
-from ncode_gen.training.refinement import RefinementStep, know_pictures
-from ncode_gen.training.step import Step, TrainingStep
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
@@ -41,26 +38,12 @@ WAYS = ("plain", "compiled")
 
 def stepper(name: str, device: torch.device, root: str, *, compiled: bool) -> Callable[[], float]:
     """Return a function that takes some training steps of a recipe, warm, and returns the seconds of one."""
-    recipe = Recipe.load(ROOT / "models" / f"{name}.toml")
-    train = load_data(dataclasses.replace(recipe.data, root=root)).train.head(recipe.training.batch)
-    torch.manual_seed(0)
-    model = build_model(recipe, train.shape).to(device).to(memory_format=torch.channels_last)
-    step: Step
-    if recipe.refiner.kind == "none":
-        step = TrainingStep(model, recipe, compiled=compiled, tell=print)
-    else:  # what is trained longest is its refiner
-        assert model.refiner is not None
-        refiner = model.refiner.requires_grad_(True)
-        refiner.precision, model.precision = model.precision, None
-        known = know_pictures(model, train)
-        step = RefinementStep(refiner, model, recipe, lambda: known, compiled=compiled, tell=print)
-    images, generator = train.first(len(train), device), torch.Generator().manual_seed(0)
-    numbers = torch.arange(len(train))
+    once = step_of(name, root, device, "on" if compiled else "off")
 
     def block() -> float:
         start = time.perf_counter()
         for _ in range(STEPS):
-            found = step(images, 1e-4, 1.0, generator, numbers)
+            found = once()
         found.tolist()  # waits for the device
         return (time.perf_counter() - start) / STEPS
 
@@ -98,7 +81,7 @@ def sampling(name: str, device: torch.device) -> float:
 def scoring(name: str, device: torch.device, root: str) -> float:
     """Return the images a second whose likelihood is found with a shipped checkpoint."""
     model = load_run(find_run(f"checkpoints/{name}"), device)
-    images = load_data(dataclasses.replace(Recipe.load(ROOT / "models/mnist/vae.toml").data, root=root)).test
+    images = load_data(Recipe.load(ROOT / "models/mnist/vae.toml").data.at(root)).test
     some = images.first(IMAGES, device)
 
     def work() -> torch.Tensor:

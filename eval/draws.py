@@ -8,7 +8,6 @@ eval/results/draws-NAME.{json,md}.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -18,7 +17,6 @@ import torch
 from ncode_gen.data.sets import load_data
 from ncode_gen.metrics import (
     GaussianStatistics,
-    default_features,
     frechet_distance,
     load_features,
     sample_features,
@@ -43,9 +41,9 @@ def scored(name: str, draws: int, count: int, device: torch.device, root: str = 
         root: folder of the image sets, if not the recipe's.
     """
     folder = find_run(name)
-    data = load_recipe(folder).data
-    splits = load_data(dataclasses.replace(data, root=root or data.root))
-    network = load_features(default_features(data.name), None, device)
+    recipe = load_recipe(folder)
+    splits = load_data(recipe.data.at(root) if root else recipe.data)
+    network = load_features(recipe.chosen_features, None, device)
     real, train = (network.of(part.batches(250)) for part in (splits.test, splits.train))
     model = load_run(folder, device)
     known = GaussianStatistics.of(real)

@@ -9,37 +9,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from steps import step_of
 
-from ncode_gen.config.recipe import Recipe
-from ncode_gen.data.sets import load_data
-from ncode_gen.distributions import build_model
 from ncode_gen.runtime.files import write_json
-from ncode_gen.training.step import TrainingStep
 
 ROOT = Path(__file__).parent.parent
 BLOCKS, STEPS = 61, 15
-
-
-def stepper(data: str, name: str, root: str) -> Callable[[], None]:
-    """Return a function that takes one whole training step of a recipe, compiled and warm."""
-    recipe = Recipe.load(ROOT / "models" / data / f"{name}.toml")
-    splits = load_data(type(recipe.data)(name=recipe.data.name, root=root))
-    torch.manual_seed(0)
-    model = build_model(recipe, splits.train.shape).to(memory_format=torch.channels_last)
-    step = TrainingStep(model, recipe, compiled=True, tell=print)
-    images = splits.train.first(recipe.training.batch)
-    generator = torch.Generator().manual_seed(0)
-
-    def once() -> None:
-        step(images, recipe.training.rate, 1.0, generator)
-
-    for _ in range(5):
-        once()
-    return once
 
 
 def main() -> None:
@@ -51,7 +29,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of the image sets")
     options = parser.parse_args()
     names = (options.base, options.other)
-    steppers = [stepper(options.data, name, options.root) for name in names]
+    steppers = [step_of(f"{options.data}/{name}", options.root) for name in names]
     times: list[list[float]] = [[], []]
     for _ in range(BLOCKS):
         for once, spent in zip(steppers, times, strict=True):

@@ -35,17 +35,16 @@ from cells import told
 from generation_table import contact_sheet, table
 from torch import Tensor
 
-from ncode_gen.config.recipe import Recipe
+from ncode_gen.config import Recipe, known_kinds
+from ncode_gen.config.networks import RefinedSection
 from ncode_gen.data.sets import Splits, TensorImages, load_data
-from ncode_gen.distributions import LatentModel
+from ncode_gen.distributions import LatentModel, Refined, Refiner
 from ncode_gen.distributions.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.metrics import (
-    FEATURES,
     FeatureNetwork,
     GaussianStatistics,
     Score,
     compare_features,
-    default_features,
     distance_device,
     frechet_distance,
     frechet_score,
@@ -60,7 +59,9 @@ from ncode_gen.runfolder.run import load_recipe, load_run
 from ncode_gen.runtime.device import resolve_device, use_full_precision
 from ncode_gen.runtime.environment import describe_environment
 from ncode_gen.runtime.files import write_json, write_text
-from ncode_gen.training.prior_fitting import fit_prior
+from ncode_gen.runtime.seeding import seeded
+from ncode_gen.solvers import SolveOptions
+from ncode_gen.training.fit import fit_prior
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
@@ -109,8 +110,8 @@ def begin_with(base: Path, run: Path, recipe: Recipe) -> bool:
     if not (base / "weights.safetensors").exists():
         return False
     held = load_recipe(base)
-    images = dataclasses.replace(recipe.data, root=held.data.root)
-    same = dataclasses.replace(recipe, name=held.name, prior=held.prior, refiner=held.refiner, data=images)
+    images = recipe.data.at(held.data.place)
+    same = dataclasses.replace(recipe, name=held.name, prior=held.prior, observation=held.observation, data=images)
     if same != held:
         return False
     partial = run.with_name(f".{run.name}.partial")
@@ -139,8 +140,8 @@ class Study:
         self.size = "".join(f"-{key}{value}" for key, value in changed.items() if value)
         self.folder: Path = RESULTS / "generation" / self.data
         recipe = Recipe.load(ROOT / "models" / self.data / "vae.toml")
-        self.splits: Splits = load_data(dataclasses.replace(recipe.data, root=self.root, limit=self.limit))
-        self.network: FeatureNetwork = load_features(options.features or default_features(self.data), None, self.device)
+        self.splits: Splits = load_data(dataclasses.replace(recipe.data.at(self.root), limit=self.limit))
+        self.network: FeatureNetwork = load_features(options.features or recipe.chosen_features, None, self.device)
         self.scorer = distance_device(self.device)
         self.real = self.network.of(self.splits.test.batches(250)).to(self.scorer)
 
@@ -148,9 +149,10 @@ class Study:
         """Return all distances of images, in batches (m, C, H, W) in [0, 1], to the test images."""
         return compare_features(self.real, self.network.of(batches).to(self.scorer), seed)
 
-    def drawn(self, model: LatentModel, seed: int, steps: int | None = None) -> Tensor:
+    def drawn(self, model: LatentModel, seed: int, steps: int | None = None, *, refine: bool = True) -> Tensor:
         """Return the features (n, f) of a model's samples."""
-        fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True, steps=steps)
+        adjust = None if steps is None else partial(SolveOptions.but, steps=steps)
+        fake = sample_features(model, self.network, SAMPLES, seed=seed, quiet=True, adjust=adjust, refine=refine)
         return fake.to(self.scorer)
 
     def distance(self, fake: Tensor) -> float:
@@ -173,7 +175,7 @@ class Study:
 
     def size_of(self, recipe: Recipe) -> str:
         """Return the part of a cell's name that tells how it differs from a recipe."""
-        refined = self.refiner_epochs and recipe.refiner.kind != "none"
+        refined = self.refiner_epochs and recipe.observation.phase_epochs
         return f"{self.size}-r{self.refiner_epochs}" if refined else self.size
 
     def reference(self) -> None:
@@ -185,14 +187,14 @@ class Study:
 
     def varied(self, recipe: Recipe, seed: int) -> Recipe:
         """Return a recipe with what the command line changes."""
-        refiner, training = recipe.refiner, recipe.training
-        if self.refiner_epochs and refiner.kind != "none":
-            refiner = dataclasses.replace(refiner, epochs=self.refiner_epochs)
+        observation, training = recipe.observation, recipe.training
+        if self.refiner_epochs and isinstance(observation, RefinedSection):
+            observation = dataclasses.replace(observation, epochs=self.refiner_epochs)
         return dataclasses.replace(
             recipe,
             seed=seed,
-            refiner=refiner,
-            data=dataclasses.replace(recipe.data, root=self.root, limit=self.limit or recipe.data.limit),
+            observation=observation,
+            data=dataclasses.replace(recipe.data.at(self.root), limit=self.limit or recipe.data.limit),
             latent=dataclasses.replace(recipe.latent, dim=self.dim or recipe.latent.dim),
             training=dataclasses.replace(training, epochs=self.epochs or training.epochs),
         )
@@ -237,7 +239,7 @@ class Study:
             "encoder": recipe.encoder.kind,
             "decoder": recipe.decoder.kind,
             "dim": recipe.latent.dim,
-            "recipe": dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root="data")).to_toml(),
+            "recipe": dataclasses.replace(recipe, data=recipe.data.at("data")).to_toml(),
         }
         latent_scores = self.latents(model, recipe.objective.draws_targets)
         for prior in wanted:
@@ -246,16 +248,18 @@ class Study:
             is_own = prior == "own" or (prior == "flow" and recipe.prior.kind == "flow" and not recipe.prior.joint)
             model.prior = own if is_own else new_prior(prior, model.dim, own)
             if not is_own:
-                fit_prior(model, self.splits.train, seed, self.device)
+                fit_prior(model.prior.to(self.device), self.fitted_to(model, seed), seed)
             fitting = time.perf_counter() - start
             scores = compare_features(self.real, self.drawn(model, seed), seed) | latent_scores
             found: dict[str, Any] = {"prior": prior, "fitting_seconds": round(fitting, 1)}
             if isinstance(model.prior, GaussianMixture):
                 found["components"] = model.prior.components
             elif isinstance(model.prior, FlowPrior):
-                found["updates"] = model.prior.updates
-            if model.refiner is not None:
-                found["fid_by_refiner_nfe"] = self.by_refiner_steps(model, seed, scores["fid"])
+                found["iterations"] = model.prior.iterations
+            if isinstance(model.observation, Refined):
+                found["fid_by_refiner_nfe"] = self.by_refiner_steps(
+                    model, model.observation.refiner, seed, scores["fid"]
+                )
                 found["matching"] = rows[-1]["validation_matching"]
             elif model.prior.active_flow is not None:
                 found["fid_by_nfe"] = self.by_steps(model, seed)
@@ -269,6 +273,12 @@ class Study:
             if seed == 0:
                 drawn = model.sample(40, torch.Generator().manual_seed(0))
                 contact_sheet(drawn.cpu(), self.sheet(f"{name}{size}-{prior}"))
+
+    def fitted_to(self, model: LatentModel, seed: int) -> Tensor:
+        """Return what priors are fitted to: posterior samples (n, d) of the training images, on the CPU."""
+        generator = seeded(seed + 2)
+        batches = self.splits.train.batches(500, device=self.device)
+        return torch.cat([model.sample_posterior(batch, generator).cpu() for batch in batches])
 
     def sheet(self, name: str) -> Path:
         """Return the file of a contact sheet."""
@@ -285,25 +295,20 @@ class Study:
             scores["probe"] = linear_probe(model, train, test)
         return scores
 
-    def by_refiner_steps(self, model: LatentModel, seed: int, full: Score) -> dict[str, float]:
-        """Return the Frechet distance by evaluations of the refiner's field; with none, of the decoder's pictures.
+    def by_refiner_steps(self, model: LatentModel, refiner: Refiner, seed: int, full: Score) -> dict[str, float]:
+        """Return the Frechet distance by evaluations of the refiner's field; with none, of decoder means.
 
         That of the refiner's own number is known: `full`.
         """
-        refiner, found = model.refiner, {}
-        assert refiner is not None
-        own = refiner.flow.solver
+        own, found = refiner.flow.options, {}
         for steps in (0, 1, 2, 4):
             if steps == own.steps:
                 found[str(refiner.evaluations(steps))] = full.value
                 continue
-            if steps:
-                refiner.flow.solver = dataclasses.replace(own, steps=steps)
-            else:
-                model.refiner = None
-            found[str(refiner.evaluations(steps) if steps else 0)] = self.distance(self.drawn(model, seed))
-            model.refiner = refiner
-        refiner.flow.solver = own
+            refiner.flow.options = own.but(steps=max(1, steps))
+            drawn = self.drawn(model, seed, refine=steps > 0)
+            found[str(refiner.evaluations(steps) if steps else 0)] = self.distance(drawn)
+        refiner.flow.options = own
         return found
 
     def by_steps(self, model: LatentModel, seed: int) -> dict[str, float]:
@@ -362,7 +367,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0, help="epochs of training, instead of the recipes'")
     parser.add_argument("--refiner-epochs", type=int, default=0, help="epochs of refiners, instead of the recipes'")
     parser.add_argument("--limit", type=int, default=0, help="training images; 0 for all")
-    parser.add_argument("--features", choices=FEATURES, help="feature network, instead of the set's usual one")
+    parser.add_argument(
+        "--features", choices=known_kinds("features"), help="feature network, instead of the set's usual one"
+    )
     parser.add_argument("--priors", nargs="*", choices=PRIORS, default=[], help="only these of a model's priors")
     parser.add_argument("--peers", help="a Python that has pythae")
     parser.add_argument("--peer-models", nargs="*", choices=PEERS, default=PEERS)

@@ -29,7 +29,7 @@ def latents_of(run: Path) -> torch.Tensor:
     model = load_run(run)
     generator = torch.Generator().manual_seed(SEED)
     images = load_data(load_recipe(run).data).train
-    found = torch.cat([model.draw(batch, generator) for batch in images.batches(500)])
+    found = torch.cat([model.sample_posterior(batch, generator) for batch in images.batches(500)])
     return (found - found.mean(0)) / found.std(0)
 
 

@@ -14,7 +14,7 @@ from generation_table import short_table
 from headline import headlines, shipped
 from summary import summaries
 
-from ncode_gen.config.recipe import PriorRecipe, Recipe
+from ncode_gen.config import PriorSection, Recipe
 from ncode_gen.runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -80,11 +80,11 @@ def write_header(path: Path, row: dict[str, Any]) -> None:
     _replace(path, measured(row, Recipe.load(path).seed))
 
 
-def _studied_as(prior: PriorRecipe) -> str:
+def _studied_as(prior: PriorSection) -> str:
     """Return what the generation study calls a recipe's prior."""
     if prior.kind == "mixture":
-        return f"mixture{prior.components or ''}"
-    return "flow" if prior.kind == "flow" and not prior.joint else "own"
+        return f"mixture{prior.values()['components'] or ''}"
+    return "flow" if prior.kind == "flow" else "own"
 
 
 def write_studied_headers(folder: Path) -> None:

@@ -28,7 +28,7 @@ from pythae.samplers import GaussianMixtureSampler, GaussianMixtureSamplerConfig
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import Tensor, nn
 
-from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.config import section
 from ncode_gen.data.sets import load_data
 from ncode_gen.networks.decoders import ResidualDecoder
 from ncode_gen.networks.encoders import ResidualEncoder
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
-    splits = load_data(DataRecipe(name=options.data, root=options.root))
+    splits = load_data(section("data", name=options.data, root=options.root))
     train, validation, test = (torch.cat(list(part.batches(1000))) for part in vars(splits).values())
     torch.manual_seed(options.seed)
     kind, config = MODELS[options.model]

@@ -1,8 +1,8 @@
 """Which steps suit a trained refiner: `python eval/refiner_solver.py runs/mnist-ncode-refined`.
 
-A refiner's flow is sampled in few steps, and where the second stage of each lies decides how sharp images are. This
-scores a run's samples under several solvers by the Frechet distance to its training images, so that a recipe's
-`refiner.steps`, `refiner.stage` and `refiner.centred` can be chosen without a look at the test images. A row of real
+A refiner's flow is sampled in few steps, and where the second stage of each lies (alpha) decides how sharp images are.
+This scores a run's samples under several solvers by the Frechet distance to its training images, so that a recipe's
+`observation.steps`, `alpha` and `zero_mean_residual` can be chosen without a look at the test images. A row of real
 images, as many as there are samples, is the floor. Writes eval/results/refiner-solver-NAME.md, unless `--out` names
 another file.
 """
@@ -10,19 +10,16 @@ another file.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from ncode_gen.control import UNetField
+from ncode_gen.config import known_kinds
 from ncode_gen.data.sets import load_data
+from ncode_gen.distributions import Refined
 from ncode_gen.metrics import (
-    FEATURES,
     GaussianStatistics,
-    default_features,
     frechet_distance,
     load_features,
     sample_features,
@@ -31,7 +28,7 @@ from ncode_gen.runfolder.run import load_recipe, load_run
 from ncode_gen.runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
-STEPS, STAGES = (1, 2), (0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+STEPS, ALPHAS = (1, 2), (0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 
 
 def main() -> None:
@@ -39,21 +36,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run with a refiner")
     parser.add_argument("--root", default="", help="folder of the data set, if not the recipe's")
-    parser.add_argument("--features", choices=FEATURES, help="feature network; by default the data set's")
+    parser.add_argument(
+        "--features", choices=known_kinds("features"), help="feature network; by default the data set's"
+    )
     parser.add_argument("--n", type=int, default=10000, help="samples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--stages", type=float, nargs="+", default=STAGES)
+    parser.add_argument("--alphas", type=float, nargs="+", default=ALPHAS)
     parser.add_argument("--out", type=Path, help="file of the table")
     options = parser.parse_args()
     recipe, device = load_recipe(options.run), torch.device("cpu")
     model = load_run(options.run, device)
-    refiner = model.refiner
-    if refiner is None:
-        parser.error(f"{options.run} has no refiner; train one with --resume {options.run} --refiner.kind flow")
-    data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
+    if not isinstance(model.observation, Refined):
+        parser.error(f"{options.run} has no refiner; train one with --resume {options.run} --observation.kind refined")
+    refiner = model.observation.refiner
+    data = recipe.data.at(options.root) if options.root else recipe.data
     train = load_data(data).train
-    features = options.features or default_features(recipe.data.name)
+    features = options.features or recipe.chosen_features
     network = load_features(features, None, device)
     known = network.of(train.batches(250))
     real = GaussianStatistics.of(known)
@@ -62,27 +61,27 @@ def main() -> None:
         return float(frechet_distance(real, GaussianStatistics.of(some)))
 
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(options.seed))
-    tried = [f"--{key} {' '.join(map(str, getattr(options, key)))}" for key in ("steps", "stages")]
+    tried = [f"--{key} {' '.join(map(str, getattr(options, key)))}" for key in ("steps", "alphas")]
     lines = [
-        f"FID[{features}, n={options.n}] of `{recipe.name}` to its {len(known):,} training images, "
+        f"FID[{network.name}, n={options.n}] of `{recipe.name}` to its {len(known):,} training images, "
         f"seed {options.seed}: `python eval/refiner_solver.py RUN {' '.join(tried)}`.",
         f"As many of the training images themselves have {distance(known[order[: options.n]]):.2f}. "
-        "Centred: the U-net is not asked at noise alone.",
+        "Zero mean: the residual is taken to have mean zero, and the U-net is not evaluated at noise.",
         "",
-        f"| centred | steps | evaluations | {' | '.join(f'stage {stage:g}' for stage in options.stages)} |",
-        "|---|---:|---:|" + "---:|" * len(options.stages),
+        f"| zero mean | steps | evaluations | {' | '.join(f'alpha {alpha:g}' for alpha in options.alphas)} |",
+        "|---|---:|---:|" + "---:|" * len(options.alphas),
     ]
-    own, field = refiner.flow.solver, cast(UNetField, refiner.flow.field)
-    for centred in (True, False):
-        field.centred = centred
+    own = refiner.flow.options
+    for zero_mean in (True, False):
+        refiner.zero_mean_residual = zero_mean
         for steps in options.steps:
             found = []
-            for stage in options.stages:
-                refiner.flow.solver = dataclasses.replace(own, method=f"rk2:{stage}", steps=steps)
+            for alpha in options.alphas:
+                refiner.flow.options = own.but(method=f"rk2:{alpha}", steps=steps)
                 found.append(distance(sample_features(model, network, options.n, seed=options.seed, quiet=True)))
-                print(f"centred {centred}, steps {steps}, stage {stage:g}: {found[-1]:.3f}", flush=True)
+                print(f"zero mean {zero_mean}, steps {steps}, alpha {alpha:g}: {found[-1]:.3f}", flush=True)
             cells = " | ".join(f"{value:.2f}" for value in found)
-            lines.append(f"| {'yes' if centred else 'no'} | {steps} | {refiner.evaluations(steps)} | {cells} |")
+            lines.append(f"| {'yes' if zero_mean else 'no'} | {steps} | {refiner.evaluations(steps)} | {cells} |")
     text = "\n".join(lines) + "\n"
     write_text(options.out or ROOT / "eval" / "results" / f"refiner-solver-{recipe.name}.md", text)
     print(text)

@@ -5,8 +5,8 @@ memory given back to the system, as it is without `ncode_gen.runtime.allocator`,
 process that only imports what it needs.
 Then, in one process, its parts: reading the model, latents from the prior, pictures, and what the refiner adds; beside
 the last, the same images with the cores sharing every operation of a batch of 500 instead of drawing images of their
-own, and with the refiner's network asked at noise alone too, or not, as `refiner.centred` decides. Contenders take
-turns, so that a busy machine slows all alike; medians of `--repeats` are shown.
+own, and with the refiner's network evaluated at noise too, or not, as `observation.zero_mean_residual` decides.
+Contenders take turns, so that a busy machine slows all alike; medians of `--repeats` are shown.
 
 Writes eval/results/sampling.{json,md}.
 """
@@ -24,13 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
-from unittest import mock
 
 import torch
 from torch import Tensor
 
-from ncode_gen.control import UNetField
-from ncode_gen.distributions import LatentModel, model
+from ncode_gen.distributions import LatentModel, Refined
 from ncode_gen.runfolder.run import load_run
 from ncode_gen.runtime.allocator import SWITCH, keep_freed_memory
 from ncode_gen.runtime.files import write_json, write_text
@@ -83,27 +81,24 @@ def parts(run: Path, n: int, repeats: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     latents = held.prior.sample(n, generator)
 
+    noise = torch.randn(n, *held.shape, generator=generator)
+
     def shared() -> None:
-        with mock.patch.object(model, "in_parts", one_after_another):
-            held.draw_images(latents, generator)
+        one_after_another(held.observation.sample, latents, noise, batch=500)
 
     contenders: dict[str, Callable[[], object]] = {
         "model": lambda: load_run(run),
         "latents": lambda: held.prior.sample(n, generator),
         "pictures": lambda: held.decode(latents),
-        "images": lambda: held.draw_images(latents, generator),
+        "images": lambda: held.sample_images(latents, generator),
         "images, operations shared": shared,
     }
-    refiner = held.refiner
-    if refiner is not None:
-        field = cast(UNetField, refiner.flow.field)
-
-        def asked(centred: bool) -> None:
-            with mock.patch.object(field, "centred", centred):
-                held.draw_images(latents, generator)
-
-        contenders |= {"images, centred": lambda: asked(True), "images, not centred": lambda: asked(False)}
-    held.draw_images(latents[:200], generator)  # fills the libraries' own buffers
+    if isinstance(held.observation, Refined):
+        for name, zero_mean in (("zero mean", True), ("not zero mean", False)):
+            other = load_run(run)
+            cast(Refined, other.observation).refiner.zero_mean_residual = zero_mean
+            contenders[f"images, {name}"] = functools.partial(other.sample_images, latents, generator)
+    held.sample_images(latents[:200], generator)  # fills the libraries' own buffers
     return taking_turns(contenders, repeats)
 
 
@@ -128,16 +123,16 @@ def table(found: dict[str, dict[str, Any]], n: int, repeats: int) -> str:
     lines += [
         "",
         "Images: pictures with what the refiner adds, where there is one. Cores that draw images of their own, against "
-        "cores that share every operation; a refiner that is asked once less, against one that is not:",
+        "cores that share every operation; a refiner that is evaluated once less, against one that is not:",
         "",
-        "| model | images of their own | operations shared | ratio | centred | not centred | ratio |",
+        "| model | images of their own | operations shared | ratio | zero mean | not zero mean | ratio |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, took in found.items():
         own, shared = took["images"], took["images, operations shared"]
         row = f"| {name} | {own:.1f} | {shared:.1f} | {own / shared:.2f}"
-        if "images, centred" in took:
-            yes, no = took["images, centred"], took["images, not centred"]
+        if "images, zero mean" in took:
+            yes, no = took["images, zero mean"], took["images, not zero mean"]
             row += f" | {yes:.1f} | {no:.1f} | {yes / no:.2f} |"
         else:
             row += " | - | - | - |"

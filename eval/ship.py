@@ -22,9 +22,8 @@ from headline import devices_of
 from publish import write_header
 from safetensors import safe_open
 
-from ncode_gen.config.recipe import Recipe
+from ncode_gen.config import Recipe, section
 from ncode_gen.errors import UserError
-from ncode_gen.metrics import default_features
 from ncode_gen.report.score_labels import UNITS, solver_note
 from ncode_gen.runfolder.records import read_record, write_record
 from ncode_gen.runfolder.run import load_recipe, load_run, save_weights
@@ -91,7 +90,7 @@ def public_recipe(recipe: Recipe) -> Path:
 def asked(protocol: dict[str, Any]) -> list[str]:
     """Return the options of `python -m ncode_gen.evaluate` that a protocol was made with, images' place apart."""
     options = [part for key in ("n", "particles", "seed") for part in (f"--{key}", str(protocol[key]))]
-    if protocol["features"]["name"] != default_features(protocol["data"]):
+    if protocol["features"]["name"] != section("data", name=protocol["data"]).features:
         options += ["--features", protocol["features"]["name"]]
     return [*options, "--no-refine"] if "refiner" in protocol else options
 
@@ -114,7 +113,7 @@ def score(target: Path, recipe: Recipe, root: str) -> None:
     options = asked(read_record(target / "evaluation.json")["protocol"])
     with tempfile.TemporaryDirectory() as place:
         found = Path(place) / "evaluation.json"
-        places = ["--out", str(found), "--data.root", root or recipe.data.root]
+        places = ["--out", str(found), "--data.root", root or recipe.data.place]
         subprocess.run([sys.executable, "-m", "ncode_gen.evaluate", str(target), *options, *places], check=True)
         record_evaluation(found, target)
 
@@ -130,7 +129,7 @@ def copy_run(run: Path, target: Path, recipe: Recipe, *, half: bool) -> None:
         epochs = len((run / "metrics.jsonl").read_text().splitlines())
         save_weights(target, load_run(run), recipe, epochs, half=True)
         score(target, recipe, "")
-        gallery = [sys.executable, "-m", "ncode_gen.gallery", str(target), "--data.root", recipe.data.root]
+        gallery = [sys.executable, "-m", "ncode_gen.gallery", str(target), "--data.root", recipe.data.place]
         subprocess.run(gallery, check=True)
     (target / "gallery" / "report.html").unlink(missing_ok=True)  # large, and made by one command
 

@@ -6,7 +6,6 @@ Test images beside the first samples of seed 0, none chosen. Writes eval/results
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import matplotlib as mpl
@@ -32,7 +31,7 @@ def main() -> None:
     for name in SHOWN:
         folder = ROOT / "checkpoints" / name
         recipe = load_recipe(folder)
-        test = load_data(dataclasses.replace(recipe.data, root=root)).test.first(COLUMNS)
+        test = load_data(recipe.data.at(root)).test.first(COLUMNS)
         samples = ncode_gen.load(str(folder)).sample(ROWS * COLUMNS, torch.Generator().manual_seed(0))
         rows += [test, *samples.split(COLUMNS)]
         labels += ["test image", *["N-CODE"] * ROWS]

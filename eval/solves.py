@@ -11,8 +11,8 @@ import torchdiffeq
 from torch import Tensor
 
 from ncode_gen import NCODE
-from ncode_gen.control import ControlledODE, MLPField, OpenController, Solver
-from ncode_gen.solvers import solve
+from ncode_gen.control import ControlledODE, MLPField, OpenController
+from ncode_gen.solvers import SolveOptions, solve
 
 __all__ = ["Call", "closed", "contenders", "problem"]
 
@@ -22,13 +22,15 @@ Call = Callable[[Tensor, Tensor], Tensor]
 def contenders(dim: int, hidden: int, steps: int) -> dict[str, Call]:
     """Return functions from a control (n, P) and states (n, d) to the states at time 1."""
     field = MLPField(dim, (hidden,), time=False)
-    whole = ControlledODE(field, OpenController(lambda control: control), solver=Solver("rk4", steps))
+    whole = ControlledODE(field, OpenController(lambda control: control), options=SolveOptions("rk4", steps))
     times = torch.tensor([0.0, 1.0])
 
     def loop(control: Tensor, x: Tensor) -> Tensor:
         bound = field.bind(control)
         state = (x.unsqueeze(1),)
-        return solve(lambda t, now: (bound.velocity(t, now[0]),), state, times, steps=steps).state.squeeze(1)
+        return solve(
+            lambda t, now: (bound.velocity(t, now[0]),), state, times, SolveOptions(steps=steps)
+        ).state.squeeze(1)
 
     class Right(torch.nn.Module):
         """The right-hand side as torchdiffeq's users write it: the control is an attribute."""
@@ -100,7 +102,7 @@ def closed(gradient: Any, dim: int, hidden: int, steps: int, batch: int) -> tupl
     flow = NCODE(dim, (hidden,), "closed", feedback="weights", gamma=(32,), condition=dim, steps=steps)
 
     def call(condition: Tensor, x: Tensor) -> Tensor:
-        found: Tensor = flow(x, condition, gradient=gradient).state
+        found: Tensor = flow(x, condition, options=flow.options.but(gradient=gradient)).state
         return found
 
     return call, (torch.randn(batch, dim, requires_grad=True), torch.randn(batch, dim, requires_grad=True),

@@ -17,6 +17,7 @@ Writes eval/results/speed.{json,md,png}.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 import os
@@ -27,14 +28,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import matplotlib.pyplot as plt
 import torch
 import torchdiffeq
 from solves import Call, closed, contenders, problem
+from steps import phase_of
 from torch import Tensor
 
+from ncode_gen.config import Recipe
 from ncode_gen.figures.style import COLOURS
 from ncode_gen.runtime.files import write_atomically, write_json, write_text
 
@@ -122,27 +124,20 @@ def in_child(job: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def child_first_step(arguments: str) -> None:
-    """In a process of its own: print the time of day after the first step and the first compiled one, and leave."""
-    from ncode_gen import train
-    from ncode_gen.training.step import TrainingStep
-
-    step, taken = TrainingStep.__call__, 0
-
-    def watched(self: TrainingStep, *inputs: Any) -> Tensor:
-        nonlocal taken
-        compiles = self.compiled is not None and self.compiled.calls == self.compiled.plain_calls
-        sums = step(self, *inputs)
-        if taken == 0:
+def child_first_step(path: str) -> None:
+    """In a process of its own: print the time of day after the first step and the first compiled one."""
+    recipe = Recipe.load(path)
+    compiled = dataclasses.replace(recipe.training, compile="on")
+    phase = phase_of(dataclasses.replace(recipe, training=compiled), torch.device("cpu"))
+    assert phase.step is not None and phase.step.compiled is not None
+    loss = phase.step.compiled
+    for parts, _ in phase.batches(phase.sizes()):
+        phase.update(parts)
+        if loss.calls == 1:
             print("first step at", time.time(), flush=True)
-        if compiles:
+        elif loss.calls > loss.plain_calls:
             print("compiled step at", time.time(), flush=True)
-            os._exit(0)
-        taken += 1
-        return sums
-
-    with mock.patch.object(TrainingStep, "__call__", watched):
-        train.main(arguments.split("|"))
+            break
 
 
 def first_steps(recipe: str) -> dict[str, float]:
@@ -154,8 +149,7 @@ def first_steps(recipe: str) -> dict[str, float]:
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         places = {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/torch", "XDG_CACHE_HOME": f"{scratch}/ncode"}
         for which in ("empty", "warm", "warm, again"):
-            arguments = f"{path}|--out|{scratch}/{which}|--training.compile|on"
-            command = [sys.executable, __file__, "--first-step-of", arguments]
+            command = [sys.executable, __file__, "--first-step-of", str(path)]
             start = time.time()
             done = subprocess.run(command, capture_output=True, text=True, env={**inherited, **places}, check=True)
             for line in done.stdout.splitlines():

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.config import section
 from ncode_gen.data.sets import TensorImages, load_data
 from ncode_gen.metrics.classifier import SmallClassifier
 from ncode_gen.metrics.features import CLASSIFIERS
@@ -56,7 +56,7 @@ def train(name: str, root: str) -> None:
     pictures = DATA[name] == "folder"
     shown = f"{JPEG}, a lossy copy of CIFAR-10" if pictures else DATA[name]
     split = "folders train and test" if pictures else "default split of `ncode_gen.data`"
-    splits = load_data(DataRecipe(name=DATA[name], root=f"{root}/{JPEG}" if pictures else root))
+    splits = load_data(section("data", name=DATA[name], root=f"{root}/{JPEG}" if pictures else root))
     train_set, test_set = splits.train, splits.test
     assert isinstance(train_set, TensorImages) and isinstance(test_set, TensorImages)
     assert train_set.labels is not None

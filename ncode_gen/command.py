@@ -1,4 +1,4 @@
-"""What the commands share: flags, and errors told in one sentence."""
+"""What the commands share: flags, and errors as one message."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from .config.registry import load_plugins
 from .errors import UserError
 from .runtime.allocator import keep_freed_memory
 from .runtime.paths import user_path
 from .runtime.signals import Interrupted, stop_signals
 
-__all__ = ["parse", "run_command", "tell_of_data"]
+__all__ = ["named_plugins", "parse", "print_data_notes", "run_command"]
 
 Options = TypeVar("Options")
 PATHS = ("run", "runs", "out", "root")  # that are held as text
@@ -30,6 +32,7 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
     """
     import tyro
 
+    load_plugins(named_plugins(argv))
     extra = {} if default is None else {"default": default}
     options: Options = tyro.cli(
         kind,
@@ -40,6 +43,17 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
         **extra,
     )
     return _at_home(options)
+
+
+def named_plugins(argv: Sequence[str]) -> list[str]:
+    """Return the plugins that a command line names, which have to be loaded before it is understood.
+
+    >>> named_plugins(["model.toml", "--plugin", "mine", "--plugin=theirs.py"])
+    ['mine', 'theirs.py']
+    """
+    found = [word.removeprefix("--plugin=") for word in argv if word.startswith("--plugin=")]
+    following = [after for word, after in pairwise(argv) if word == "--plugin"]
+    return [*following, *found]
 
 
 def _at_home(options: Options) -> Options:
@@ -56,8 +70,8 @@ def _at_home(options: Options) -> Options:
     return dataclasses.replace(cast(Any, options), **found) if found else options
 
 
-def tell_of_data(notes: Sequence[str], warnings: Sequence[str], *, quiet: bool) -> None:
-    """Print what is to be said of how images were read and split; warnings even if quiet."""
+def print_data_notes(notes: Sequence[str], warnings: Sequence[str], *, quiet: bool) -> None:
+    """Print how images were read and split; warnings even if quiet."""
     for line in [*([] if quiet else [f"note: {line}" for line in notes]), *(f"warning: {line}" for line in warnings)]:
         print(line, file=sys.stderr)
 

@@ -9,19 +9,18 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .command import parse, run_command, tell_of_data
-from .config.recipe import DataRecipe, ImageSet
+from .command import parse, print_data_notes, run_command
+from .config import DataSection, FeaturesSection, find_kind, known_kinds
 from .errors import UserError
-from .report.score_labels import UNITS, score_labels, solver_note
 
 if TYPE_CHECKING:
     import torch
 
-    from .data.sets import Images
+    from .data import Images
     from .distributions import LatentModel
     from .metrics import FeatureNetwork, Score
     from .runtime.workers import Workers
@@ -47,7 +46,7 @@ class Options:
     at random."""
     features: str = ""
     """Feature network: digits-classifier, mnist-classifier, fashion-classifier, cifar10-classifier (32 x 32, colour),
-    inception or efficientnet-lite0; the image set's own if not given."""
+    inception, efficientnet-lite0 or one of a plugin; that of the recipe, or the image set's own, if not given."""
     features_path: Path | None = None
     """File with the feature network's weights, on machines without a network."""
     particles: int = 128
@@ -59,13 +58,15 @@ class Options:
     out: Path | None = None
     """File of the result; RUN/evaluation.json if not given."""
     refine: bool = True
-    """Whether the refiner, where the model has one, draws what the decoder leaves out of the samples."""
-    data: Annotated[ImageSet | None, tyro.conf.arg(name="data.name")] = None
-    """Image set that images of another generator are scored against."""
+    """Whether images are sampled given their latents, where the model has a refiner; else they are decoder means."""
+    data: Annotated[str, tyro.conf.arg(name="data.name")] = ""
+    """Image set that images of another generator are scored against, such as mnist."""
     root: Annotated[str, tyro.conf.arg(name="data.root")] = ""
     """Folder of the images, where it is not the one that the recipe names, or data/ where there is no recipe."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Module, or Python file, with components of your own; may be given several times."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -77,9 +78,9 @@ def main(argv: list[str]) -> None:
         if value < least:
             raise UserError(f"--{flag} must be at least {least}, got {value}")
     path = Path(options.run)
-    if options.data is None:
+    if not options.data:
         if path.suffix == ".npz":
-            sets = ", ".join(get_args(ImageSet))
+            sets = ", ".join(known_kinds("data"))
             raise UserError(f"{path} does not say what its images are to be scored against; add --data.name: {sets}")
         _evaluate_run(options)
     elif (path / "recipe.toml").exists():
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> None:
     elif options.particles != Options.particles or not options.refine:
         raise UserError("images alone have no likelihood and no refiner; leave --particles and --no-refine out")
     else:
-        _evaluate_images(options, path, options.data)
+        _evaluate_images(options, path)
 
 
 def _evaluate_run(options: Options) -> None:
@@ -100,19 +101,17 @@ def _evaluate_run(options: Options) -> None:
     started = time.perf_counter()
     folder = find_run(options.run)
     recipe = load_recipe(folder)
-    workers, device, network = _prepare(options, recipe.data.name)
-    quiet = options.quiet or not workers.leads
+    own = recipe.chosen_features
+    workers, device, network = _prepare(options, own if options.features in ("", own.kind) else options.features)
+    quiet = options.quiet or not workers.is_main
     model = load_run(folder, device)
-    if not options.refine:
-        if model.refiner is None:
-            raise UserError(f"{folder} has no refiner; leave --no-refine out")
-        model.refiner = None
-    data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
-    splits = load_run_data(folder, data, recipe.training.workers)
-    tell_of_data(splits.notes, splits.warnings, quiet=quiet)
+    if not options.refine and not model.observation.draws:
+        raise UserError(f"{folder} has no refiner; leave --no-refine out")
+    splits = load_run_data(folder, recipe.data.at(options.root) if options.root else recipe.data)
+    print_data_notes(splits.notes, splits.warnings, quiet=quiet)
     test = splits.test
     out = options.out or folder / EVALUATION
-    if workers.leads:
+    if workers.is_main:
         check_writable(out)
     if options.limit:
         test = test.head(options.limit)
@@ -125,14 +124,16 @@ def _evaluate_run(options: Options) -> None:
     if not options.refine:
         protocol["refiner"] = "left out"
     # What takes long is shared by the processes; the rest is the leading one's.
-    fake = sample_features(model, network, options.n, seed=options.seed, quiet=quiet, workers=workers)
+    fake = sample_features(
+        model, network, options.n, seed=options.seed, quiet=quiet, workers=workers, refine=options.refine
+    )
     real = image_features(network, test, model.device, workers)
     likelihood = _score_likelihood(model, test, options, protocol, quiet, workers)
-    if not workers.leads:
+    if not workers.is_main:
         return
     scores = _compared(real, fake, options, protocol, device)
-    draws = recipe.objective.draws_targets
-    scores |= score_reconstruction(model, test, draws_targets=draws, seed=options.seed)
+    stochastic = recipe.objective.draws_targets
+    scores |= score_reconstruction(model, test, draws_targets=stochastic, seed=options.seed)
     _score_latents(model, splits.train, test, network, options, scores, protocol["warnings"])
     scores |= likelihood
     _write(out, recipe.name, protocol, scores, started, quiet=options.quiet)
@@ -141,34 +142,35 @@ def _evaluate_run(options: Options) -> None:
         write_report(record, record.report)
 
 
-def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
+def _evaluate_images(options: Options, path: Path) -> None:
     """Score images that another generator made."""
     import torch
 
+    from .data import load_data
     from .data.image_files import fit_channels, images_digest, read_images
-    from .data.sets import load_data
     from .metrics import image_features
     from .runtime.files import check_writable
     from .runtime.seeding import seeded
 
     started = time.perf_counter()
-    workers, device, network = _prepare(options, name)
+    section = _data_section(options)
+    workers, device, network = _prepare(options, options.features or section.features)
     given = read_images(path)
     channels, side, _ = given.shape
     # Sets without a size or colours of their own take those of the images.
-    free = name in ("celeba", "folder")
-    recipe = DataRecipe(name, options.root or "data", size=side if free else 0, grey=free and channels == 1)
-    splits = load_data(recipe)
+    if section.name in ("celeba", "folder"):
+        section = dataclasses.replace(section, size=side, **({"grey": True} if channels == 1 else {}))
+    name, splits = section.name, load_data(section)
     test = splits.test
     given = fit_channels(given, test.shape[0])
-    tell_of_data((*given.notes, *splits.notes), splits.warnings, quiet=options.quiet or not workers.leads)
+    print_data_notes((*given.notes, *splits.notes), splits.warnings, quiet=options.quiet or not workers.is_main)
     if given.shape != test.shape:
         here, there = (" x ".join(map(str, (*shape[1:], shape[0]))) for shape in (given.shape, test.shape))
         raise UserError(f"{path} holds images of {here} (height x width x channels), those of {name} are {there}")
     if len(given) < 2:
         raise UserError(f"{path} holds one image; at least 2 are needed")
     out = options.out or path.with_name(f"{path.stem}-evaluation.json")
-    if workers.leads:
+    if workers.is_main:
         check_writable(out)
     if options.limit:
         test = test.head(options.limit)
@@ -182,25 +184,29 @@ def _evaluate_images(options: Options, path: Path, name: ImageSet) -> None:
     protocol |= {"n": len(given), "likelihood": "images alone have no likelihood"}
     fake = image_features(network, given, device, workers)
     real = image_features(network, test, device, workers)
-    if not workers.leads:
+    if not workers.is_main:
         return
     scores = _compared(real, fake, options, protocol, device)
     _write(out, path.name, protocol, scores, started, quiet=options.quiet)
 
 
-def _prepare(options: Options, data: str) -> tuple[Workers, torch.device, FeatureNetwork]:
-    """Return the processes that share the work, this one's device, and the feature network for an image set."""
-    from .metrics import FEATURES, default_features, load_features
+def _data_section(options: Options) -> DataSection:
+    """Return the image set that a command line names."""
+    section = find_kind("data", options.data, "--data.name")()
+    assert isinstance(section, DataSection)
+    return section.at(options.root) if options.root else section
+
+
+def _prepare(options: Options, features: FeaturesSection | str) -> tuple[Workers, torch.device, FeatureNetwork]:
+    """Return the processes that share the work, this one's device, and the feature network."""
+    from .metrics import load_features
     from .runtime.device import resolve_device, use_full_precision
     from .runtime.workers import join_workers
 
     use_full_precision()
     workers, device = join_workers(options.device)
     device = device or resolve_device(options.device)
-    name = options.features or default_features(data)
-    if name not in FEATURES:
-        raise UserError(f"--features must be one of {', '.join(FEATURES)}, got {name}")
-    return workers, device, load_features(name, options.features_path, device)
+    return workers, device, load_features(features, options.features_path, device)
 
 
 def _protocol(
@@ -225,7 +231,7 @@ def _protocol(
 def _compared(
     real: torch.Tensor, fake: torch.Tensor, options: Options, protocol: dict[str, Any], device: torch.device
 ) -> dict[str, Score]:
-    """Return the distances between features; what is to be said of them goes into the protocol."""
+    """Return the distances between features; warnings go into the protocol."""
     from .metrics import compare_features, distance_device, few_images_warning
 
     where = distance_device(device)
@@ -261,7 +267,7 @@ def _score_latents(
     warnings: list[str],
 ) -> None:
     """Score what the latents are good for, where the images have what that takes."""
-    from .data.sets import TensorImages
+    from .data import TensorImages
     from .metrics import interpolation_score, linear_probe
 
     if len(test) > 1:
@@ -283,7 +289,7 @@ def _score_likelihood(
     from .runtime.progress import console
 
     protocol["particles"] = options.particles
-    protocol["likelihood"] = model.likelihood.protocol
+    protocol["likelihood"] = model.observation.protocol
     scores: dict[str, Score] = {}
     if model.posterior.flow is not None:
         evaluations = model.trajectory(test.first(500, model.device), torch.tensor([0.0, 1.0])).nfe
@@ -298,7 +304,7 @@ def _score_likelihood(
     except ValueError as error:
         # The other scores stand; a likelihood that the solver decides is not printed.
         protocol["warnings"].append(str(error))
-        if workers.leads:
+        if workers.is_main:
             console.print(f"no likelihood: {error}")
         return scores
     protocol["solver"] = {
@@ -314,6 +320,8 @@ def _score_likelihood(
 def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from .report.score_labels import UNITS, score_labels, solver_note
 
     solver, labels = protocol.get("solver"), score_labels(protocol)
     table = Table(title=f"{name}: {protocol['test_images']} test images, {protocol['likelihood']}")

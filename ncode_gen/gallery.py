@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from .command import parse, run_command, tell_of_data
+from .command import parse, print_data_notes, run_command
 
 __all__ = ["Options", "main"]
 
@@ -30,6 +29,8 @@ class Options:
     """Seed of the samples."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Module, or Python file, with components of your own; may be given several times."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -47,9 +48,8 @@ def main(argv: list[str]) -> None:
     folder = find_run(options.run)
     recipe = load_recipe(folder)
     model = load_run(folder, resolve_device(options.device))
-    data = dataclasses.replace(recipe.data, root=options.root) if options.root else recipe.data
-    splits = load_run_data(folder, data, recipe.training.workers)
-    tell_of_data(splits.notes, splits.warnings, quiet=options.quiet)
+    splits = load_run_data(folder, recipe.data.at(options.root) if options.root else recipe.data)
+    print_data_notes(splits.notes, splits.warnings, quiet=options.quiet)
     out = options.out or folder / "gallery"
     files = draw_gallery(model, splits.test, out, title=recipe.name, kind=options.format, seed=options.seed)
     files.append(write_report(read_run(folder, out), out / REPORT))

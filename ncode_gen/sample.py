@@ -33,12 +33,14 @@ class Options:
     """FILE.png for one grid, FILE.npz for an array (n, H, W, C) in [0, 1], FOLDER/ for single PNGs;
     samples.png if not given."""
     refine: bool = True
-    """Whether the refiner, where the model has one, draws what the decoder leaves out."""
+    """Whether images are sampled given their latents, where the model has a refiner; else they are decoder means."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["float32", "bf16"] = "float32"
     """Arithmetic of decoder and refiner. bf16 is faster where the device has it; pictures then differ by less than a
     grey level on average, and float32 is taken where it has not."""
+    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Module, or Python file, with components of your own; may be given several times."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -65,7 +67,7 @@ def main(argv: list[str]) -> None:
         if computes_in_bf16(device):
             model.compute_in(torch.bfloat16)
         elif not options.quiet:
-            print("this CPU has no arithmetic for bf16 and would need longer: samples are drawn in float32")
+            print("This CPU has no native bf16; sampling in float32.")
     images = model.sample(options.n, seeded(options.seed), refine=options.refine)
     _write(images.cpu(), Path(out), single)
     if not options.quiet:

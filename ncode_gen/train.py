@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import difflib
 import sys
-import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from .command import parse, run_command, tell_of_data
-from .config.recipe import DataRecipe, Recipe, changed_keys
+from .command import named_plugins, parse, print_data_notes, run_command
+from .config import DataSection, Recipe, changed_keys, load_plugins
+from .config.command_line import all_flags, chosen_kinds, recipe_of, with_recipe
 from .errors import UserError
 from .runtime.files import check_links
+from .runtime.paths import shipped
+
+__all__ = ["Options", "main", "parse_command"]
 
 RECIPE = "recipe.toml"
+DESCRIPTION = "Train a generative model whose encoder controls the flow of its latents."
 
 
 @dataclass(frozen=True)
@@ -30,49 +34,60 @@ class Options:
     resume: Path | None = None
     """Run folder whose training goes on; one that does not exist yet begins, so that one command serves a job that is
     queued again. A model file beside it says what begins."""
+    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Module, or Python file, with components of your own; may be given several times."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """What each of several processes holds of the model: all, or (fsdp) a share of weights, gradients and moments."""
     quiet: bool = False
     """Print nothing but errors."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+
+
+def parse_command(argv: list[str], base: Recipe) -> tuple[Options, Recipe]:
+    """Return the options and the recipe of a command line, whose flags change a recipe."""
+    base = chosen_kinds(base, argv)
+    options = parse(with_recipe(Options, base), "train", argv, DESCRIPTION)
+    return options, recipe_of(options.recipe, base)  # type: ignore[attr-defined]
 
 
 def main(argv: list[str]) -> None:
     """Train, draw the gallery, and end with its path."""
-    description = "Train a generative model whose encoder controls the flow of its latents."
-    options = parse(Options, "train", argv, description)
-    source, stored, default = options.model, False, None
-    if options.resume is not None and (options.resume / RECIPE).is_file():
+    load_plugins(named_plugins(argv))
+    # What model file or run is meant decides which flags there are.
+    options = parse(all_flags(Options), "train", [word for word in argv if word not in ("-h", "--help")], DESCRIPTION)
+    source, base = options.model, Recipe()
+    stored = options.resume is not None and (options.resume / RECIPE).is_file()
+    if stored and options.resume is not None:
         check_links(options.resume)
-        source, stored = options.resume / RECIPE, True
+        base = Recipe.load(options.resume / RECIPE, stored=True)
     elif options.resume is not None and not _may_begin(options.resume, source):
         raise UserError(
             f"{options.resume} is no run folder: it holds no recipe.toml, so there is nothing to resume; name a model "
             "file too to begin there"
         )
-    if source is not None:
-        default = Options(recipe=Recipe.load(source if stored else _located(source), stored=stored))
-        options = parse(Options, "train", argv, description, default)
-    recipe = options.recipe
+    elif source is not None:
+        base = Recipe.load(_located(source))
+    options, recipe = parse_command(argv, base)
     recipe.check("command line")
-    if stored and default is not None and options.resume is not None:
-        _check_split(default.recipe.data, recipe.data, options.resume)
+    if stored and options.resume is not None:
+        _check_split(base.data, recipe.data, options.resume)
         if options.model is not None:
-            fresh = Options(recipe=Recipe.load(_located(options.model)))
-            said = parse(Options, "train", argv, description, fresh).recipe
+            said = parse_command(argv, Recipe.load(_located(options.model)))[1]
             _check_model(said, recipe, options.model, options.resume)
     folder = options.resume or options.out or Path("runs") / recipe.name
     if str(folder).encode(errors="ignore").decode() != str(folder):
         raise UserError(f"{folder} is no name in UTF-8, as weights need; name another folder with --out")
+    _train(options, recipe, folder)
 
+
+def _train(options: Options, recipe: Recipe, folder: Path) -> None:
     from .runfolder.run import WEIGHTS, load_run_data
     from .runfolder.state import has_state
     from .runtime.device import resolve_device
     from .runtime.signals import Interrupted
     from .runtime.workers import join_workers
-    from .training.loop import train
+    from .training import train
 
     if options.resume is None and ((folder / WEIGHTS).exists() or has_state(folder)):
         raise UserError(
@@ -81,22 +96,15 @@ def main(argv: list[str]) -> None:
         )
     workers, device = join_workers(options.device, sharded=options.strategy == "fsdp")
     device = device or resolve_device(options.device)
-    splits = load_run_data(folder, recipe.data, recipe.training.workers)
-    if workers.leads:
-        tell_of_data(splits.notes, splits.warnings, quiet=options.quiet)
+    splits = load_run_data(folder, recipe.data)
+    if workers.is_main:
+        print_data_notes(splits.notes, splits.warnings, quiet=options.quiet)
+    resume = options.resume is not None
     try:
-        model = train(
-            recipe,
-            splits,
-            folder,
-            device=device,
-            resume=options.resume is not None,
-            quiet=options.quiet,
-            workers=workers,
-        )
+        model = train(recipe, splits, folder, device=device, resume=resume, quiet=options.quiet, workers=workers)
     except Interrupted as stopped:
         raise Interrupted(stopped.number, f"stopped. Go on with: python -m ncode_gen.train --resume {folder}") from None
-    if not workers.leads:
+    if not workers.is_main:
         return
     from .report import write_report
     from .runfolder.history import GALLERY, REPORT, read_run
@@ -142,7 +150,7 @@ def _check_model(said: Recipe, now: Recipe, model: Path, folder: Path) -> None:
     Raises:
         UserError: they differ; the message names the keys.
     """
-    differing = sorted(changed_keys(*(tomllib.loads(recipe.to_toml()) for recipe in (said, now))).keys() - {"name"})
+    differing = sorted(changed_keys(said.to_dict(), now.to_dict()).keys() - {"name"})
     if differing:
         raise UserError(
             f"{folder} holds a run of another model than {model}: they differ in {', '.join(differing)}; leave the "
@@ -150,11 +158,11 @@ def _check_model(said: Recipe, now: Recipe, model: Path, folder: Path) -> None:
         )
 
 
-def _check_split(before: DataRecipe, now: DataRecipe, folder: Path) -> None:
+def _check_split(before: DataSection, now: DataSection, folder: Path) -> None:
     """Refuse to split a run's images in another way, by which test images would be learnt from."""
-    for key in ("test", "validation", "split_seed"):
+    for key in before.split_keys if now.name == before.name else ():
         was, wish = getattr(before, key), getattr(now, key)
-        if now.name == before.name and was != wish:
+        if was != wish:
             raise UserError(
                 f"data.{key} of {folder} is {was} and decides which images are held out, so it cannot become {wish}; "
                 "leave it out, or train anew"
@@ -167,8 +175,6 @@ def _located(source: Path) -> Path:
     Raises:
         UserError: models/... names no file there.
     """
-    from .runtime.paths import shipped
-
     if source.exists() or source.parts[:1] != ("models",):
         return source
     places = shipped("models")
@@ -180,8 +186,6 @@ def _located(source: Path) -> Path:
         raise UserError(f"no model file at {source}; {hint}")
     return found
 
-
-__all__ = ["Options", "main"]
 
 if __name__ == "__main__":
     run_command(main)

@@ -75,7 +75,7 @@ CASES = {
     "unknown choice": ("train", lambda t, r: ["--flow.loop", "opne"], "open"),
     "wrong type": ("train", lambda t, r: ["--training.epochs", "many"], "many"),
     "unknown key": ("train", lambda t, r: [text(t / "m.toml", "[flow]\nlop = 1")], "did you mean flow.loop"),
-    "wrong type in a file": ("train", lambda t, r: [text(t / "m.toml", "seed = 1.5")], "seed must be of type int"),
+    "wrong type in a file": ("train", lambda t, r: [text(t / "m.toml", "seed = 1.5")], "seed must be a whole number"),
     "no TOML": ("train", lambda t, r: [text(t / "m.toml", "= 1")], "no valid TOML"),
     "misspelt model file": ("train", lambda t, r: ["models/mnist/ncode-opn.toml"], "mean models/mnist/ncode-open.toml"),
     "missing model file": ("train", lambda t, r: [t / "none.toml"], "no model file"),
@@ -112,7 +112,7 @@ CASES = {
     "output below a file": ("sample", lambda t, r: [r, "--out", text(t / "f", "x") / "a.png"], "cannot write"),
     "unknown format": ("gallery", lambda t, r: [r, "--format", "bmp"], "bmp"),
     "gallery without a run": ("gallery", lambda t, r: [t], "no finished run"),
-    "unknown features": ("evaluate", lambda t, r: [r, "--features", "vgg"], "--features must be one of"),
+    "unknown features": ("evaluate", lambda t, r: [r, "--features", "vgg"], "--features: features.kind must be one of"),
     "missing weights file": ("evaluate", lambda t, r: [r, "--features_path", t / "no.pt"], "there is no file"),
     "spoiled features": (
         "evaluate", lambda t, r: [r, "--features_path", text(t / "w.safetensors", "x")], "does not hold the weights"

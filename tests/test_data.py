@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import os
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.config import section
 from ncode_gen.data import sets as data
 from ncode_gen.data.picture_files import read_picture
 from ncode_gen.data.sets import TensorImages, load_data
@@ -37,10 +38,10 @@ def pictures(tmp_path):
 
 
 def test_a_folder_of_mixed_pictures_becomes_one_tensor(pictures):
-    splits = load_data(DataRecipe(name="folder", root=str(pictures), size=16), workers=0)
+    splits = load_data(section("data", name="folder", root=str(pictures), size=16))
     assert splits.train.shape == (3, 16, 16)
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 7
-    assert load_data(DataRecipe(name="folder", root=str(pictures), grey=True), workers=0).train.shape == (1, 32, 32)
+    assert load_data(section("data", name="folder", root=str(pictures), grey=True)).train.shape == (1, 32, 32)
 
 
 def test_folders_train_and_test_are_the_split(tmp_path):
@@ -50,7 +51,7 @@ def test_folders_train_and_test_are_the_split(tmp_path):
             Image.new("RGB", (8, 8), {"train": "red", "test": "lime", "elsewhere": "blue"}[part]).save(
                 tmp_path / part / "deep" / f"{i}.png"
             )
-    splits = load_data(DataRecipe(name="folder", root=str(tmp_path), size=8, validation=0.2), workers=0)
+    splits = load_data(section("data", name="folder", root=str(tmp_path), size=8, validation=0.2))
     assert len(splits.train) + len(splits.validation) == 9 and len(splits.validation) > 0 and len(splits.test) == 3
     assert "not elsewhere" in splits.notes[0]
     for images, channel in ((splits.train, 0), (splits.validation, 0), (splits.test, 1)):
@@ -60,7 +61,7 @@ def test_folders_train_and_test_are_the_split(tmp_path):
     for path in (tmp_path / "test" / "deep").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="test holds 0 pictures"):
-        load_data(DataRecipe(name="folder", root=str(tmp_path)), workers=0)
+        load_data(section("data", name="folder", root=str(tmp_path)))
 
 
 def test_class_folders_give_labels_and_no_order(tmp_path):
@@ -69,22 +70,22 @@ def test_class_folders_give_labels_and_no_order(tmp_path):
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(count):
                 Image.new("RGB", (8, 8), colour).save(tmp_path / part / name / f"{i}.png")
-    splits = load_data(DataRecipe(name="folder", root=str(tmp_path), size=8, limit=16), workers=0)
+    splits = load_data(section("data", name="folder", root=str(tmp_path), size=8, limit=16))
     for images in (splits.train, splits.test):
         means = torch.cat(list(images.batches(50))).mean((2, 3))
         assert torch.equal(means[:, :2].argmax(1), images.labels)
         assert len(images.labels[:10].unique()) == 2
-    assert load_data(DataRecipe(name="folder", root=str(tmp_path), size=8, limit=1), workers=0).train.labels is not None
+    assert load_data(section("data", name="folder", root=str(tmp_path), size=8, limit=1)).train.labels is not None
     (tmp_path / "test" / "a").rename(tmp_path / "test" / "c")
-    assert load_data(DataRecipe(name="folder", root=str(tmp_path), size=8), workers=0).test.labels is None
+    assert load_data(section("data", name="folder", root=str(tmp_path), size=8)).test.labels is None
 
 
 def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(pictures, monkeypatch):
-    recipe = DataRecipe(name="folder", root=str(pictures), size=16)
-    held = load_data(recipe, workers=0)
+    recipe = section("data", name="folder", root=str(pictures), size=16)
+    held = load_data(recipe)
     monkeypatch.setattr(data, "IN_MEMORY", 0)
     for workers in (0, 2):
-        streamed = load_data(recipe, workers=workers)
+        streamed = load_data(dataclasses.replace(recipe, workers=workers))
         assert type(streamed.train).__name__ == "FolderImages"
         torch.testing.assert_close(streamed.train.first(9), held.train.first(9))
         order = torch.tensor([2, 0])
@@ -93,11 +94,11 @@ def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(pictures
 
 def test_a_broken_picture_is_named_when_streamed_too(pictures, monkeypatch):
     monkeypatch.setattr(data, "IN_MEMORY", 0)
-    recipe = DataRecipe(name="folder", root=str(pictures), size=16)
+    recipe = section("data", name="folder", root=str(pictures), size=16)
     for name in ("a.png", "palette.gif", "deep/alpha.png"):
         (pictures / name).write_bytes(b"broken")
     with pytest.raises(UserError, match="no readable picture"):
-        splits = load_data(recipe, workers=2)
+        splits = load_data(recipe)
         for part in (splits.train, splits.validation, splits.test):
             list(part.batches(4))
 
@@ -122,16 +123,16 @@ def test_the_orientation_tag_is_obeyed(tmp_path):
 
 
 def test_splits_do_not_overlap_and_are_the_same_every_time():
-    recipe = DataRecipe(name="digits", validation=0.2, test=0.3)
+    recipe = section("data", name="digits", validation=0.2, test=0.3)
     one, two = load_data(recipe), load_data(recipe)
     assert torch.equal(one.train.pixels, two.train.pixels)
     assert len(one.train) + len(one.validation) + len(one.test) == 1797
-    other = load_data(DataRecipe(name="digits", validation=0.2, test=0.3, split_seed=1))
+    other = load_data(section("data", name="digits", validation=0.2, test=0.3, split_seed=1))
     assert not torch.equal(one.test.pixels, other.test.pixels)
 
 
 def test_the_number_of_images_can_be_limited():
-    splits = load_data(DataRecipe(name="digits", limit=50))
+    splits = load_data(section("data", name="digits", limit=50))
     assert len(splits.train) == 50 and len(splits.train.head(7)) == 7 and len(splits.test.head(10**6)) == 270
 
 
@@ -154,9 +155,9 @@ def test_torchvisions_layout_is_read(tmp_path, name, folder):
     for part, count in (("train", 40), ("t10k", 10)):
         write_idx(raw / f"{part}-images-idx3-ubyte", noise(count, 28, 28))
         write_idx(raw / f"{part}-labels-idx1-ubyte", noise(count) % 10)
-    splits = load_data(DataRecipe(name=name, root=str(tmp_path), validation=0.25))
+    splits = load_data(section("data", name=name, root=str(tmp_path), validation=0.25))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (30, 10, 10)
-    small = load_data(DataRecipe(name=name, root=str(tmp_path), size=14))
+    small = load_data(section("data", name=name, root=str(tmp_path), size=14))
     assert small.train.shape == (1, 14, 14)
 
 
@@ -169,7 +170,7 @@ def test_damaged_files_are_named(tmp_path):
     cut = raw / "train-images-idx3-ubyte"
     cut.write_bytes(cut.read_bytes()[:1000])
     with pytest.raises(UserError, match="damaged"):
-        load_data(DataRecipe(name="mnist", root=str(tmp_path)))
+        load_data(section("data", name="mnist", root=str(tmp_path)))
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "cifar10", "celeba"])
@@ -182,7 +183,7 @@ def test_a_set_that_cannot_be_had_names_the_expected_place(tmp_path, monkeypatch
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     monkeypatch.setitem(__import__("sys").modules, "gdown", None)
     with pytest.raises(UserError, match=r"could not be downloaded .* --data\.root") as error:
-        load_data(DataRecipe(name=name, root=str(tmp_path)))
+        load_data(section("data", name=name, root=str(tmp_path)))
     assert str(tmp_path) in str(error.value)
 
 
@@ -190,7 +191,7 @@ def test_the_real_mnist_is_read():
     root = os.environ.get("NCODE_DATA", str(ROOT / "data"))
     if "NCODE_DATA" not in os.environ and not os.path.isdir(os.path.join(root, "MNIST")):
         pytest.skip("no MNIST in data/; NCODE_DATA names another folder")
-    splits = load_data(DataRecipe(name="mnist", root=root))
+    splits = load_data(section("data", name="mnist", root=root))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (57000, 3000, 10000)
     assert splits.test.first(10000).mean().item() == pytest.approx(0.1325, abs=5e-4)
 
@@ -204,7 +205,7 @@ def test_gzip_files_of_a_distribution_are_unpacked(tmp_path):
             with gzip.open(raw / f"{part}-{kind}-ubyte.gz", "wb") as file:
                 file.write(b"not the real ones")
     with pytest.raises(UserError, match="fashion-mnist"):
-        load_data(DataRecipe(name="fashion-mnist", root=str(tmp_path)))
+        load_data(section("data", name="fashion-mnist", root=str(tmp_path)))
 
 
 def test_colour_sets_of_torchvision_are_read(monkeypatch):
@@ -216,10 +217,10 @@ def test_colour_sets_of_torchvision_are_read(monkeypatch):
         return SimpleNamespace(data=noise(count, 32, 32, 3), targets=[i % 10 for i in range(count)])
 
     monkeypatch.setattr(datasets, "CIFAR10", stand_in)
-    splits = load_data(DataRecipe(name="cifar10", validation=0.25))
+    splits = load_data(section("data", name="cifar10", validation=0.25))
     assert splits.train.shape == (3, 32, 32) and len(splits.train) == 30 and len(splits.test) == 10
     assert torch.equal(splits.test.pixels[0], torch.from_numpy(noise(10, 32, 32, 3)[0]).permute(2, 0, 1))
-    assert load_data(DataRecipe(name="cifar10", grey=True, size=16)).train.shape == (1, 16, 16)
+    assert load_data(section("data", name="cifar10", grey=True, size=16)).train.shape == (1, 16, 16)
 
 
 def test_faces_are_read_from_their_files(tmp_path, monkeypatch):
@@ -235,6 +236,6 @@ def test_faces_are_read_from_their_files(tmp_path, monkeypatch):
         return SimpleNamespace(root=root, base_folder="celeba", filename=names)
 
     monkeypatch.setattr(datasets, "CelebA", stand_in)
-    splits = load_data(DataRecipe(name="celeba", root=str(tmp_path), validation=0.25), workers=0)
+    splits = load_data(section("data", name="celeba", root=str(tmp_path), validation=0.25))
     assert splits.train.shape == (3, 64, 64)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (6, 2, 4)

@@ -11,69 +11,66 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ncode_gen.config.recipe import FlowRecipe, RefinerRecipe
+from ncode_gen.config import section
 from ncode_gen.errors import UserError
 from ncode_gen.runfolder.records import JsonLines
 from ncode_gen.runfolder.state import STATE, load_state
 from ncode_gen.runtime.signals import Interrupted
-from ncode_gen.training import step as step_module
-from ncode_gen.training.step import TrainingStep
+from ncode_gen.training.objective import Elbo
+from ncode_gen.training.step import Step
 
 from .conftest import TINY
 from .test_trainer import fit, recipe_of, rows_of
 
 
-def poisoned(steps):
-    """Return a `make_loss` whose losses are NaN in the given steps."""
-    real = step_module.make_loss
+def poison(monkeypatch, steps):
+    """Let the losses of the given steps be NaN."""
+    real, taken = Elbo.__call__, 0
 
-    def make_loss(model, recipe):
-        loss, taken = real(model, recipe), 0
+    def call(self, *inputs):
+        nonlocal taken
+        value, nats = real(self, *inputs)
+        taken += 1
+        return (value * float("nan") if taken - 1 in steps else value), nats
 
-        def call(*inputs):
-            nonlocal taken
-            value, nats = loss(*inputs)
-            taken += 1
-            return (value * float("nan") if taken - 1 in steps else value), nats
-
-        return call
-
-    return make_loss
+    monkeypatch.setattr(Elbo, "__call__", call)
 
 
 def test_a_batch_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(step_module, "make_loss", poisoned({5}))
+    poison(monkeypatch, {5})
     model = fit(recipe_of(epochs=3), tmp_path)
     assert [row["skipped"] for row in rows_of(tmp_path)] == [0, 1, 0]
     assert all(row["loss"] == row["loss"] for row in rows_of(tmp_path))
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
     assert "epoch 2: 1 batches were skipped" in " ".join(capsys.readouterr().err.split())
-    assert all(float(held["step"]) == 11 for held in load_state(tmp_path)["optimiser"]["state"].values())
+    assert all(
+        float(held["step"]) == 11 for held in load_state(tmp_path)["phases"]["model"]["optimiser"]["state"].values()
+    )
 
 
 def test_a_skipped_batch_changes_no_weight(tmp_path, monkeypatch):
     """Step 2 is lost: the weights after it are those after step 1."""
     weights = []
-    real = TrainingStep.__call__
+    real = Step.__call__
 
     def watched(self, *inputs):
         found = real(self, *inputs)
         weights.append([parameter.detach().clone() for parameter in self.model.parameters()])
         return found
 
-    monkeypatch.setattr(TrainingStep, "__call__", watched)
-    monkeypatch.setattr(step_module, "make_loss", poisoned({2}))
+    monkeypatch.setattr(Step, "__call__", watched)
+    poison(monkeypatch, {2})
     fit(recipe_of(epochs=1), tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(weights[1], weights[2], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(weights[2], weights[3], strict=True))
 
 
 def test_too_many_in_a_row_stop_the_run_with_step_rate_and_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(step_module, "make_loss", poisoned(set(range(5, 99))))
+    poison(monkeypatch, set(range(5, 99)))
     with pytest.raises(UserError, match=r"3 batches in a row, the last at step 8 \(learning rate .* lower tr") as error:
         fit(recipe_of(epochs=9, training={"max_skipped": 2}), tmp_path)
     assert error.value.code == 1
-    assert load_state(tmp_path)["progress"]["step"] == 4
+    assert load_state(tmp_path)["phases"]["model"]["progress"]["step"] == 4
 
 
 def test_a_solve_that_hits_its_cap_is_counted_the_same_way(tmp_path, monkeypatch):
@@ -84,13 +81,13 @@ def test_a_solve_that_hits_its_cap_is_counted_the_same_way(tmp_path, monkeypatch
     def capped(recipe, shape):
         model = real(recipe, shape)
         for flow in model.flows:
-            flow.solver = flow.solver.__class__(**{**vars(flow.solver), "max_steps": 1})
+            flow.options = flow.options.__class__(**{**vars(flow.options), "max_steps": 1})
         return model
 
-    from ncode_gen.training import loop as trainer
+    from ncode_gen.training import start
 
-    monkeypatch.setattr(trainer, "build_model", capped)
-    recipe = recipe_of(flow=FlowRecipe(hidden=8, method="dopri5", steps=2, tolerance=1e-6), training={"max_skipped": 1})
+    monkeypatch.setattr(start, "build_model", capped)
+    recipe = recipe_of(flow=section("flow", hidden=8, method="dopri5", tolerance=1e-6), training={"max_skipped": 1})
     with pytest.raises(UserError, match="2 batches in a row"):
         fit(recipe, tmp_path)
 
@@ -106,7 +103,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path):
 
 def test_half_precision_scales_its_loss(tmp_path):
     fit(recipe_of(epochs=1, training={"precision": "fp16"}), tmp_path)
-    assert load_state(tmp_path)["scaler"]["scale"] > 1
+    assert load_state(tmp_path)["phases"]["model"]["scaler"]["scale"] > 1
     assert rows_of(tmp_path)[0]["loss"] > 0
 
 
@@ -135,7 +132,7 @@ def test_a_full_disk_is_told_and_training_goes_on(tmp_path, monkeypatch, capsys)
     fit(recipe_of(epochs=3), tmp_path)
     told = " ".join(capsys.readouterr().err.split())
     assert "No space left on device" in told and "the state before it is kept, and training goes on" in told
-    assert load_state(tmp_path)["progress"]["epoch"] == 3
+    assert load_state(tmp_path)["phases"]["model"]["progress"]["epoch"] == 3
 
 
 def test_weights_that_cannot_be_written_leave_the_state(tmp_path, monkeypatch):
@@ -149,7 +146,7 @@ def test_weights_that_cannot_be_written_leave_the_state(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write .*weights.safetensors: No space left"):
         fit(recipe_of(epochs=2), tmp_path)
     disk.full = False
-    assert load_state(tmp_path)["progress"]["epoch"] == 1
+    assert load_state(tmp_path)["phases"]["model"]["progress"]["epoch"] == 1
     monkeypatch.setattr(JsonLines, "append", real)
     resumed = fit(recipe_of(epochs=2), tmp_path, resume=True).state_dict()
     whole = fit(recipe_of(epochs=2), tmp_path / "whole").state_dict()
@@ -213,13 +210,13 @@ def results_of(folder):
     return [{key: value for key, value in row.items() if key not in other} for row in rows_of(folder)]
 
 
-@pytest.mark.parametrize("refiner", [RefinerRecipe(), RefinerRecipe("flow", width=8, epochs=2)])
+@pytest.mark.parametrize("refiner", [section("observation"), section("observation", kind="refined", width=8, epochs=2)])
 def test_a_signal_in_any_step_changes_nothing(tmp_path, monkeypatch, refiner):
     """The last step of an epoch too: the state is saved before the epoch's end, which comes when training goes on."""
-    recipe = recipe_of(epochs=2, refiner=refiner)
+    recipe = recipe_of(epochs=2, observation=refiner)
     whole = fit(recipe, tmp_path / "whole").state_dict()
     rows = results_of(tmp_path / "whole")
-    taken, real = 0, step_module.Step.__call__
+    taken, real = 0, Step.__call__
 
     def interrupted(self, *inputs):
         nonlocal taken
@@ -228,7 +225,7 @@ def test_a_signal_in_any_step_changes_nothing(tmp_path, monkeypatch, refiner):
         signal.raise_signal(signal.SIGTERM)
         return found
 
-    monkeypatch.setattr(step_module.Step, "__call__", interrupted)
+    monkeypatch.setattr(Step, "__call__", interrupted)
     folder, stops = tmp_path / "run", 0
     while True:
         try:
@@ -254,7 +251,7 @@ def test_signals_save_and_say_how_to_go_on(tmp_path):
         _, told = process.communicate(timeout=60)
         assert process.returncode == code
         assert f"Go on with: python -m ncode_gen.train --resume {code}" in told and "Traceback" not in told
-        done = load_state(tmp_path / str(code))["progress"]["epoch"]
+        done = load_state(tmp_path / str(code))["phases"]["model"]["progress"]["epoch"]
         again = [sys.executable, "-m", "ncode_gen.train", "--resume", str(code), "--training.epochs", str(done + 1)]
         finished = subprocess.run([*again, "--quiet"], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert finished.returncode == 0, finished.stderr

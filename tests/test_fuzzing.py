@@ -15,7 +15,7 @@ import tomllib
 import pytest
 import torch
 
-from ncode_gen.config.recipe import Recipe, changed_keys
+from ncode_gen.config import Recipe, changed_keys
 from ncode_gen.data.sets import load_data
 from ncode_gen.distributions.describe import describe
 from ncode_gen.errors import UserError
@@ -24,7 +24,7 @@ from ncode_gen.runfolder.run import load_run
 from ncode_gen.runfolder.state import load_state
 from ncode_gen.runtime.signals import StopRequest
 from ncode_gen.runtime.workers import ALONE
-from ncode_gen.training.loop import _Loop
+from ncode_gen.training.start import Start
 
 from .conftest import TINY
 
@@ -72,12 +72,11 @@ def used(folder):
     going_on = None
     if state is not None:
         recipe = Recipe.load(folder / "recipe.toml")
-        loop = _Loop(
-            recipe, load_data(recipe.data), folder, torch.device("cpu"), StopRequest(), quiet=True, workers=ALONE
-        )
-        with loop.reporter:
-            loop.begin(True)
-        going_on = {key: value.tolist() for key, value in loop.training.model.state_dict().items()}
+        check = StopRequest().check
+        start = Start(recipe, load_data(recipe.data), folder, torch.device("cpu"), check, quiet=True, workers=ALONE)
+        with start.reporter:
+            start.begin(True)
+        going_on = {key: value.tolist() for key, value in start.phases[0].model.state_dict().items()}
     shown = (record.progress, record.rows, record.scores, record.protocol, record.environment.get("seed"))
     notices = [*record.notices, *([state.notice] if state is not None and state.notice else [])]
     return (samples, json.dumps(shown), going_on), notices

@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ncode_gen.config.recipe import ObjectiveRecipe, PriorRecipe, Recipe, RefinerRecipe
+from ncode_gen.config import Recipe, section
 from ncode_gen.data.sets import load_data
 from ncode_gen.errors import UserError
 from ncode_gen.runfolder.records import JsonLines
@@ -21,6 +21,7 @@ from ncode_gen.runfolder.state import STATE, load_state, save_state
 from ncode_gen.runtime.signals import Interrupted
 from ncode_gen.training import step as step_module
 from ncode_gen.training.loop import train
+from ncode_gen.training.phases import ModelPhase, RefinerPhase
 
 from .conftest import TINY
 from .test_trainer import CPU, fit, recipe_of, rows_of
@@ -35,16 +36,24 @@ class Watch:
         self.rates, self.seen, self.stop_after = [], [], -1
         real = step_module.Step.__call__
 
-        def call(step, images, rate, beta, generator, numbers):
-            found = real(step, images, rate, beta, generator, numbers)
-            self.rates.append(rate)
-            self.seen.append(numbers.tolist())
+        def call(step, parts, lr):
+            found = real(step, parts, lr)
+            self.rates.append(lr)
             if self.stop_after == 0:
                 signal.raise_signal(signal.SIGTERM)
             self.stop_after -= 1
             return found
 
         monkeypatch.setattr(step_module.Step, "__call__", call)
+        for kind in (ModelPhase, RefinerPhase):
+            monkeypatch.setattr(kind, "arguments", self.noted(kind.arguments))
+
+    def noted(self, real):
+        def arguments(phase, images, numbers):
+            self.seen.append(numbers.tolist())
+            return real(phase, images, numbers)
+
+        return arguments
 
 
 def with_batch(recipe, batch, **training):
@@ -64,13 +73,13 @@ def run_through(recipe, folder, watch, changes):
     return fit(with_batch(recipe, changes[-1][1]), folder, resume=True)
 
 
-KINDS = {"model": RefinerRecipe(), "refined": RefinerRecipe("flow", width=8, epochs=2)}
+KINDS = {"model": section("observation"), "refined": section("observation", kind="refined", width=8, epochs=2)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batches", [(64, 16), (16, 64), (64, 100), (48, 7), (32, 256)])
 def test_another_batch_repeats_no_image_and_keeps_the_schedule(tmp_path, monkeypatch, batches, kind):
-    recipe, watch = recipe_of(epochs=2, refiner=KINDS[kind]), Watch(monkeypatch)
+    recipe, watch = recipe_of(epochs=2, observation=KINDS[kind]), Watch(monkeypatch)
     first, second = batches
     run_through(recipe, tmp_path, watch, [(2, first), (1, second)])
     rows, place, starts = rows_of(tmp_path), 0, []
@@ -120,8 +129,27 @@ def test_another_precision_goes_on(tmp_path, before, after):
 
 def test_settings_of_the_optimiser_are_the_recipes(tmp_path):
     fit(recipe_of(epochs=1), tmp_path)
-    fit(recipe_of(epochs=2, training={"decay": 0.25}), tmp_path, resume=True)
-    assert {group["weight_decay"] for group in load_state(tmp_path)["optimiser"]["param_groups"]} == {0.25}
+    fit(recipe_of(epochs=2, training={"weight_decay": 0.25}), tmp_path, resume=True)
+    assert {
+        group["weight_decay"] for group in load_state(tmp_path)["phases"]["model"]["optimiser"]["param_groups"]
+    } == {0.25}
+
+
+def as_earlier(state):
+    """Return a state as the first versions wrote it: flat, with weights by their old names, and batches counted."""
+    phase, old = state["phases"]["model"], {"observation.decoder": "decoder", "observation.likelihood": "likelihood"}
+    flat = {
+        part: {
+            f"{old.get(path, path)}.{name}": value for path, held in phase[part].items() for name, value in held.items()
+        }
+        for part in ("trained", "average")
+    }
+    at = phase["progress"]
+    progress = {"epoch": at["epoch"], "batch": at["batches"], **{key: at[key] for key in ("step", "sums", "seconds")}}
+    kept = {key: phase[key] for key in ("optimiser", "scaler", "skipped_in_a_row", "generator")}
+    recipe = state["recipe"].replace("lr =", "rate =")
+    head = {"run": state["run"], "recipe": recipe, "random": state["random"], "refining": False}
+    return {**head, **kept, "model": flat["trained"], "average": flat["average"], "progress": progress}
 
 
 def test_a_state_that_counts_batches_goes_on(tmp_path, monkeypatch):
@@ -133,30 +161,27 @@ def test_a_state_that_counts_batches_goes_on(tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         fit(recipe, tmp_path / "run")
     watch.stop_after = -1
-    state = dict(load_state(tmp_path / "run"))
-    progress = state["progress"]
-    state["progress"] = {"epoch": 0, "batch": 2, "step": 2, "sums": progress["sums"], "seconds": progress["seconds"]}
-    save_state(tmp_path / "run", state)
+    save_state(tmp_path / "run", as_earlier(load_state(tmp_path / "run")))
     parts = fit(recipe, tmp_path / "run", resume=True).state_dict()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
 def test_losses_of_a_whole_batch_are_not_parted(tmp_path):
     for objective, prior in (
-        (ObjectiveRecipe("wae"), PriorRecipe("normal")),
-        (ObjectiveRecipe(free_nats=2.0), PriorRecipe()),
+        (section("objective", kind="wae"), section("prior", kind="normal")),
+        (section("objective", free_nats=2.0), section("prior")),
     ):
         recipe = recipe_of(objective=objective, prior=prior, training={"accumulate": 2})
-        with pytest.raises(UserError, match=r"losses of the whole batch, which training.accumulate would part"):
+        with pytest.raises(UserError, match=r"a loss of the whole batch, which training.accumulate would part"):
             recipe.check()
         whole = recipe_of(objective=objective, prior=prior)
 
         class Two:
-            count, leads, sharded, rank = 2, True, False, 0
+            count, is_main, sharded, rank = 2, True, False, 0
 
         with pytest.raises(UserError, match="a loss of the whole batch, which 2 processes cannot share"):
             train(whole, load_data(whole.data), tmp_path, device=CPU, quiet=True, workers=Two())
-    one = with_batch(recipe_of(objective=ObjectiveRecipe("wae"), prior=PriorRecipe("normal")), 1)
+    one = with_batch(recipe_of(objective=section("objective", kind="wae"), prior=section("prior", kind="normal")), 1)
     with pytest.raises(UserError, match="needs at least 2, got 1"):
         fit(one, tmp_path)
 
@@ -225,6 +250,6 @@ def test_kills_with_changes_of_batch_and_processes_end_in_one_schedule(tmp_path,
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
     images = load_data(Recipe.load(run / "recipe.toml").data).train
     assert all(len(images) - 256 < row["images"] <= len(images) for row in rows)
-    rates = [row["rate"] for row in rows]
+    rates = [row["lr"] for row in rows]
     assert rates == sorted(rates, reverse=True) and 0 <= rates[-1] < 0.05 * rates[0]
     assert (run / STATE).exists()

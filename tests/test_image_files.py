@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.config.recipe import DataRecipe, RefinerRecipe
+from ncode_gen.config import section
 from ncode_gen.data.image_files import fit_channels, images_digest, read_images
 from ncode_gen.data.sets import TensorImages, load_data
 from ncode_gen.errors import UserError
@@ -133,7 +133,7 @@ def test_what_holds_no_images_is_refused_by_name(tmp_path, name):
 
 def test_images_of_any_generator_are_scored(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    test = load_data(DataRecipe("digits")).test
+    test = load_data(section("data", name="digits")).test
     np.savez("own.npz", images=test.pixels.permute(0, 2, 3, 1).numpy())
     main(["own.npz", "--data.name", "digits", "--device", "cpu"])
     found = json.loads((tmp_path / "own-evaluation.json").read_text())
@@ -172,8 +172,8 @@ def test_a_folder_of_pictures_is_scored_at_the_size_of_the_images(tmp_path, monk
 
 def test_a_refined_model_is_scored_without_its_refiner_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refiner = RefinerRecipe("flow", width=8, epochs=1)
-    fit(recipe_of(epochs=1, refiner=refiner), tmp_path / "run")
+    refiner = section("observation", kind="refined", width=8, epochs=1)
+    fit(recipe_of(epochs=1, observation=refiner), tmp_path / "run")
     for name, more in (("with", []), ("without", ["--no-refine"])):
         main(["run", "--n", "150", "--particles", "0", "--quiet", "--device", "cpu", "--out", f"{name}.json", *more])
     found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("with", "without")}

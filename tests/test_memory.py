@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ncode_gen.config.recipe import Recipe
+from ncode_gen.config import Recipe
 from ncode_gen.distributions import build_model
 from ncode_gen.distributions.describe import describe
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.config.recipe import DataRecipe
+from ncode_gen.config import section
 from ncode_gen.data.picture_folders import find_pictures, split_folders
 from ncode_gen.data.sets import load_data
 from ncode_gen.data.splits import FileSplit, place_of, split_by_hash
@@ -34,25 +34,25 @@ def names(found, folder):
 
 
 def recipe_of(folder, **options):
-    return DataRecipe(name="folder", root=str(folder), size=8, **options)
+    return section("data", name="folder", root=str(folder), size=8, **options)
 
 
 def test_a_new_picture_moves_no_other(tmp_path):
-    before = load_data(recipe_of(fill(tmp_path, 200)), workers=0).files
+    before = load_data(recipe_of(fill(tmp_path, 200))).files
     paint(tmp_path / "000a.png")
-    after = load_data(recipe_of(tmp_path), workers=0).files
+    after = load_data(recipe_of(tmp_path)).files
     for part in ("train", "validation", "test"):
         assert set(getattr(after, part)) - {"000a.png"} == set(getattr(before, part))
     assert after.digest != before.digest
     (tmp_path / "100.png").unlink()
-    without = load_data(recipe_of(tmp_path), workers=0).files
+    without = load_data(recipe_of(tmp_path)).files
     assert set(without.test) == set(after.test) - {"100.png"}
 
 
 def test_the_split_is_by_the_relative_path_alone(tmp_path):
     fill(tmp_path / "a", 40)
     shutil.copytree(tmp_path / "a", tmp_path / "elsewhere" / "b")
-    one, other = (load_data(recipe_of(tmp_path / name), workers=0).files for name in ("a", "elsewhere/b"))
+    one, other = (load_data(recipe_of(tmp_path / name)).files for name in ("a", "elsewhere/b"))
     assert one == other
     # macOS writes é as e and an accent.
     assert place_of("caf\u00e9.png", "test", 0) == place_of("cafe\u0301.png", "test", 0)
@@ -99,7 +99,7 @@ def test_a_run_keeps_its_own_split_when_its_folder_changes(folder_run, tmp_path,
         paint(place / "pictures" / f"new{i}.png", 255)
     (place / "pictures" / trained).rename(place / "pictures" / "renamed.png")
     recorded = FileSplit.from_record(held, place)
-    splits = load_data(recipe_of(place / "pictures"), 0, recorded)
+    splits = load_data(recipe_of(place / "pictures"), recorded)
     assert set(splits.files.test) == set(held["test"]) and len(splits.test) == len(held["test"])
     assert "31 are new" in splits.warnings[0] and "1 are gone" in splits.warnings[0]
     for words in (SCORES, ("gallery", "run", "--quiet"), ("train", "--resume", "run", "--training.epochs", 3)):
@@ -131,7 +131,7 @@ def test_a_run_without_a_record_is_split_as_it_was_and_says_so(folder_run, tmp_p
     paths = sorted((place / "pictures").iterdir())
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     (place / "run" / "data.json").unlink()
-    splits = load_data(recipe_of(place / "pictures"), 0, earlier=True)
+    splits = load_data(recipe_of(place / "pictures"), earlier=True)
     assert "holds no record of its pictures" in splits.warnings[0]
     assert sorted(splits.files.test) == sorted(paths[i].name for i in order[:6])  # as version 0.1 held out 15 %
 
@@ -144,7 +144,7 @@ def test_what_the_program_made_is_no_data(folder_run, tmp_path, command):
     assert done.returncode == 0
     found = find_pictures(place / "pictures", 1)
     assert len(found.paths) == 40
-    told = " ".join(found.told(place / "pictures"))
+    told = " ".join(found.notes(place / "pictures"))
     assert "2 folders that this program made" in told and "3 pictures that this program drew" in told
     made = place / "pictures" / "made"
     assert len(find_pictures(made, 1, drawn=True).paths) == 3  # a draw itself can be scored
@@ -159,7 +159,7 @@ def test_hidden_files_and_caches_are_no_pictures(tmp_path):
     (tmp_path / "Thumbs.db").write_bytes(b"x")
     (tmp_path / "labels.csv").write_text("x")
     found = find_pictures(tmp_path, 1)
-    assert len(found.paths) == 4 and found.told(tmp_path) == []
+    assert len(found.paths) == 4 and found.notes(tmp_path) == []
 
 
 def test_links_are_followed_once_and_never_in_circles(tmp_path):
@@ -180,17 +180,17 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path):
     assert names(found, root) == [
         *("a/deep.png", "linked/000.png", "linked/001.png", "linked/002.png", "own/000.png", "own/001.png"),
     ]
-    told = " ".join(found.told(root))
+    told = " ".join(found.notes(root))
     assert "3 folders that are there already" in told and "2 links to nothing" in told
     assert "2 links to pictures that are there already" in told
-    splits = load_data(recipe_of(root), workers=0)
+    splits = load_data(recipe_of(root))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 6
 
 
 def test_a_link_gives_no_picture_another_name(tmp_path):
-    before = load_data(recipe_of(fill(tmp_path / "zoo" / "cats", 40).parent), workers=0).files
+    before = load_data(recipe_of(fill(tmp_path / "zoo" / "cats", 40).parent)).files
     (tmp_path / "zoo" / "a").symlink_to(tmp_path / "zoo" / "cats", target_is_directory=True)
-    assert load_data(recipe_of(tmp_path / "zoo"), workers=0).files == before
+    assert load_data(recipe_of(tmp_path / "zoo")).files == before
 
 
 def test_every_ending_that_pillow_reads_is_taken_and_the_rest_is_counted(tmp_path):
@@ -203,8 +203,8 @@ def test_every_ending_that_pillow_reads_is_taken_and_the_rest_is_counted(tmp_pat
         (tmp_path / name).write_bytes(b"x")
     found = find_pictures(tmp_path, 1)
     assert len(found.paths) == 19
-    assert any("5 files whose ending is no picture's (2 .heic" in line for line in found.told(tmp_path))
-    splits = load_data(recipe_of(tmp_path), workers=0)
+    assert any("5 files whose ending is no picture's (2 .heic" in line for line in found.notes(tmp_path))
+    splits = load_data(recipe_of(tmp_path))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 19
     assert any(".heic" in line for line in splits.notes)
     for path in found.paths:
@@ -227,7 +227,7 @@ SPLITS = {
 def test_the_customary_names_of_splits_are_understood(tmp_path, folders):
     for number, name in enumerate(folders):
         fill(tmp_path / name, 6 + number)
-    splits = load_data(recipe_of(tmp_path), workers=0)
+    splits = load_data(recipe_of(tmp_path))
     train, test, validation = SPLITS[folders]
     assert all(name.startswith(f"{train}/") for name in splits.files.train)
     assert {name.split("/")[0] for name in splits.files.test} == {test}
@@ -239,13 +239,13 @@ def test_the_customary_names_of_splits_are_understood(tmp_path, folders):
 
 def test_half_a_split_and_two_of_one_kind_are_told(tmp_path):
     fill(tmp_path / "train", 6)
-    splits = load_data(recipe_of(tmp_path), workers=0)
+    splits = load_data(recipe_of(tmp_path))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 6
     assert "no folder test or validation" in splits.notes[0]
     fill(tmp_path / "Training", 3)
     fill(tmp_path / "test", 3)
     with pytest.raises(UserError, match="both mean the train pictures"):
-        load_data(recipe_of(tmp_path), workers=0)
+        load_data(recipe_of(tmp_path))
     assert split_folders(tmp_path / "test") == ({}, [])
 
 
@@ -262,4 +262,4 @@ def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     found = find_pictures(tmp_path, 1)
     assert len(found.paths) == 4
-    assert found.told(tmp_path) == [f"left out of {tmp_path}: 1 folders that cannot be opened: locked"]
+    assert found.notes(tmp_path) == [f"left out of {tmp_path}: 1 folders that cannot be opened: locked"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.config.recipe import DataRecipe, Recipe
+from ncode_gen.config import Recipe, section
 from ncode_gen.data.image_files import read_images
 from ncode_gen.data.picture_files import read_picture, set_range
 from ncode_gen.data.pixel_range import PixelRange
@@ -89,8 +89,8 @@ def test_colours_of_16_bits_are_read_whole(tmp_path, channels):
 def test_the_range_can_be_set_and_what_is_clipped_is_counted(tmp_path):
     for i in range(6):
         deep(tmp_path / f"{i}.png", np.full((8, 8), 1000 + i, np.uint16))
-    recipe = DataRecipe(name="folder", root=str(tmp_path), size=8, grey=True, range=(0.0, 1003.0))
-    splits = load_data(recipe, workers=0)
+    recipe = section("data", name="folder", root=str(tmp_path), size=8, grey=True, range=(0.0, 1003.0))
+    splits = load_data(recipe)
     values = torch.cat([part.pixels for part in (splits.train, splits.validation, splits.test)])
     assert sorted(values.unique().tolist()) == [254, 255]
     assert f"{2 * 64} values outside are clipped" in splits.notes[0]
@@ -100,10 +100,10 @@ def test_the_range_can_be_set_and_what_is_clipped_is_counted(tmp_path):
 def test_a_run_keeps_the_range_that_it_learnt_with(tmp_path):
     for i in range(6):
         deep(tmp_path / f"{i}.png", np.full((8, 8), 1000, np.uint16))
-    recipe = DataRecipe(name="folder", root=str(tmp_path), size=8, grey=True)
-    before = load_data(recipe, workers=0)
+    recipe = section("data", name="folder", root=str(tmp_path), size=8, grey=True)
+    before = load_data(recipe)
     deep(tmp_path / "bright.png", np.full((8, 8), 60000, np.uint16))
-    after = load_data(recipe, 0, before.files)
+    after = load_data(recipe, before.files)
     assert torch.equal(before.test.pixels, after.test.pixels) and after.files.pixels == PixelRange(0, 1023)
 
 

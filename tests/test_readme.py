@@ -26,10 +26,14 @@ def test_the_commands_are_understood(line, monkeypatch):
     _, _, module, *arguments = shlex.split(line)
     command = importlib.import_module(module)
     from ncode_gen.command import parse
+    from ncode_gen.config import Recipe
+    from ncode_gen.config.command_line import all_flags
 
-    options = parse(command.Options, module.removeprefix("ncode_gen."), arguments, "")
-    if module.endswith("train") and options.model is not None:
-        assert options.model.is_file()
+    train = module.endswith("train")
+    options = parse(all_flags(command.Options) if train else command.Options, module.split(".")[1], arguments, "")
+    if train:
+        recipe = Recipe.load(options.model) if options.model is not None else Recipe()
+        command.parse_command(arguments, recipe)[1].check()
     elif getattr(options, "run", "").startswith("checkpoints"):
         assert find_run(options.run).is_dir()
 

@@ -1,12 +1,13 @@
 import dataclasses
-import typing
 
+import msgspec
 import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ncode_gen.config.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, Recipe, TrainingRecipe
+from ncode_gen.config import Recipe, find_kind, known_kinds, section
+from ncode_gen.config.recipe import SECTIONS
 from ncode_gen.errors import UserError
 
 from .conftest import ROOT
@@ -66,8 +67,9 @@ def test_the_mixtures_differ_in_the_prior_alone(kind):
 @pytest.mark.parametrize("data", REFINED)
 def test_the_static_refiner_differs_in_its_loop_alone(data):
     own, static = (Recipe.load(ROOT / "models" / data / f"ncode-refined{end}.toml") for end in ("", "-static"))
-    refiner = dataclasses.replace(static.refiner, loop="open")
-    assert dataclasses.replace(static, name=own.name, refiner=refiner) == own and static.refiner != own.refiner
+    open_loop = dataclasses.replace(static.observation, loop="open")
+    assert static.observation != own.observation
+    assert dataclasses.replace(static, name=own.name, observation=open_loop) == own
 
 
 @settings(CLOCKLESS)
@@ -78,52 +80,79 @@ def test_the_static_refiner_differs_in_its_loop_alone(data):
     name=st.text("abc-_ 0é", min_size=1, max_size=12).filter(str.strip),
 )
 def test_what_is_written_is_read_back_the_same(tmp_path_factory, rate, epochs, seed, name):
-    recipe = Recipe(name=name, seed=seed, training=TrainingRecipe(rate=rate, epochs=epochs))
+    recipe = Recipe(name=name, seed=seed, training=section("training", lr=rate, epochs=epochs))
     path = tmp_path_factory.mktemp("recipe") / "model.toml"
     path.write_text(recipe.to_toml(), encoding="utf-8")
     assert Recipe.load(path) == recipe
 
 
 LETTERS = "az09 ._-/\\\"'\n\0é"
-HINTS = {
-    f"{section}.{name}": hint
-    for section, kind in typing.get_type_hints(Recipe).items()
-    if dataclasses.is_dataclass(kind)
-    for name, hint in typing.get_type_hints(kind).items()
-}
+ALL_KINDS = [
+    find_kind(name, kind, name) if kind else type(getattr(Recipe(), name))
+    for name in SECTIONS
+    for kind in known_kinds(name) or ("",)
+]
+ALL_KEYS = [(cls, key) for cls in ALL_KINDS for key in cls.names()]
 
 
-def some(hint):
+def some(cls, key):
     """Return a strategy of values for a key: most are right, some are out of range or of another type."""
-    if typing.get_origin(hint) is typing.Literal:
-        return st.sampled_from(typing.get_args(hint))
+    kind = next(each.type for each in msgspec.inspect.type_info(cls).fields if each.name == key)
     text = st.text(LETTERS, max_size=9)
-    if typing.get_origin(hint) is tuple:
-        return st.one_of(st.lists(st.one_of(st.integers(0, 5000), st.floats(0, 1)), max_size=3), text, st.floats())
-    right = {int: st.integers(0, 300), float: st.floats(0, 1), bool: st.booleans(), str: text}[hint]
     wrong = st.one_of(st.integers(-(2**40), 2**40), st.floats(), st.booleans(), text, st.just([1]))
-    return st.one_of(right, right, right, wrong)
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return st.one_of(st.sampled_from(kind.values), st.sampled_from(kind.values), wrong)
+    if isinstance(kind, msgspec.inspect.VarTupleType):
+        return st.one_of(st.lists(st.one_of(st.integers(0, 5000), st.floats(0, 1)), max_size=3), text, st.floats())
+    right = {"IntType": st.integers(0, 300), "FloatType": st.floats(0, 1), "BoolType": st.booleans(), "StrType": text}
+    return st.one_of(*[right[type(kind).__name__]] * 3, wrong)
+
+
+def table(cls, **keys):
+    """Return a recipe in plain values with one section of a kind, beside others that it goes together with."""
+    values = {cls.section: keys | ({cls.tag: cls.kind} if cls.kind else {})}
+    deterministic = getattr(cls, "random", True) is False or getattr(cls, "random_posterior", True) is False
+    if deterministic or keys.get("augment") or keys.get("feedback") == "dynamic":
+        values.setdefault("objective", {"kind": "autoencoder"})
+    if not getattr(cls, "takes_flow", True):
+        values["flow"] = {"loop": "none"}
+    return values
 
 
 @settings(CLOCKLESS, max_examples=300)
 @given(st.data())
 def test_any_keys_are_read_back_the_same_or_refused_by_name(data):
-    keys = data.draw(st.lists(st.sampled_from(sorted(HINTS)), max_size=5, unique=True))
+    keys = data.draw(st.lists(st.sampled_from(ALL_KEYS), max_size=5, unique_by=lambda one: (one[0].section, one[1])))
     values = {}
-    for key in keys:
-        section, name = key.split(".")
-        values.setdefault(section, {})[name] = data.draw(some(HINTS[key]), label=key)
+    for cls, key in keys:
+        values.setdefault(cls.section, {cls.tag: cls.kind} if cls.kind else {})[key] = data.draw(some(cls, key))
     try:
         recipe = Recipe.parse(tomli_w.dumps(values), "here")
     except UserError as error:
-        told = str(error)
-        assert told.startswith("here: ") and "\n" not in told and any(key.split(".")[1] in told for key in keys)
+        said = str(error)
+        named = [key for _, key in keys] + [cls.tag for cls, _ in keys]
+        assert said.startswith("here: ") and "\n" not in said and any(name in said for name in named)
     else:
         assert Recipe.parse(recipe.to_toml(), "again") == recipe
-        for section, inner in values.items():
-            for name, value in inner.items():
-                held = getattr(getattr(recipe, section), name)
-                assert (list(held) if isinstance(held, tuple) else held) == value
+        written = recipe.to_dict()
+        for name, inner in values.items():
+            for key, value in inner.items():
+                # A key that is accepted has an effect, and so it is written; or it has the value that it has anyway.
+                default = getattr(type(getattr(recipe, name))(), key)
+                assert written[name].get(key, default) == value
+
+
+@pytest.mark.parametrize(("cls", "key"), ALL_KEYS, ids=lambda one: getattr(one, "__name__", one))
+def test_every_key_belongs_to_its_kinds_alone(cls, key):
+    """A key is accepted where its kind has it, and refused by name and reason with every kind that does not."""
+    own = cls().values()[key]
+    value = list(own) if isinstance(own, tuple) else own
+    assert Recipe.from_dict(table(cls, **{key: value})).sections[cls.section].values()[key] == own
+    for kind in known_kinds(cls.section):
+        other = find_kind(cls.section, kind, "here")
+        if key not in other.names():
+            with pytest.raises(UserError, match=rf"{cls.section}\.{key} has no effect with .*\"{kind}\", only with"):
+                Recipe.from_dict(table(other, **{key: value}))
 
 
 WRONG = {
@@ -131,26 +160,20 @@ WRONG = {
     "unknown section": ("[trainig]\nepochs = 3", r"unknown key trainig; did you mean training\?"),
     "far from any key": ("[training]\nxyzzy = 3", "known are"),
     "wrong type": ('[training]\nepochs = "three"', r"training\.epochs must be of type int, got 'three'"),
-    "a number for a flag": ("[data]\ngrey = 1", r"data\.grey must be of type bool"),
+    "a number for a flag": ('[data]\nname = "cifar10"\ngrey = 1', r"data\.grey must be of type bool"),
     "a flag for a number": ("[training]\nepochs = true", r"training\.epochs must be of type int"),
     "wrong choice": ('[flow]\nloop = "opne"', "did you mean 'open'"),
     "a value for a section": ("flow = 3", r"flow must be a table \[flow\]"),
     "zero batch": ("[training]\nbatch = 0", r"training\.batch must be at least 1"),
     "negative steps": ("[flow]\nsteps = -1", r"flow\.steps must be at least 1"),
-    "share above one": ("[data]\nvalidation = 1.5", r"data\.validation must be at least 0 and below 1"),
-    "stage outside its step": (
-        '[refiner]\nkind = "flow"\nstage = 0.0',
-        r"refiner\.stage must be above 0 and at most 1",
+    "share above one": ("[data]\nvalidation = 1.5", r"data\.validation must be below 1"),
+    "a stage outside its step": (
+        '[observation]\nkind = "refined"\nalpha = 0.0',
+        r"observation\.alpha must be above 0",
     ),
-    "not a number": ("[training]\nrate = nan", r"training\.rate must be above 0"),
+    "not a number": ("[training]\nlr = nan", r"training\.lr must be above 0"),
+    "an earlier name": ("[training]\nrate = 0.1", r"training\.rate is called training\.lr now"),
     "no density": ('[flow]\nloop = "closed"\nfeedback = "dynamic"', "has no density"),
-    "idle feedback": ('[flow]\nloop = "open"\nfeedback = "weights"', r"flow\.feedback = 'weights' has an effect only"),
-    "idle feedback control": (
-        '[flow]\nloop = "closed"\nfeedback = "weights"\nfeedback_control = "gains"',
-        r"flow\.feedback_control = 'gains' has an effect only",
-    ),
-    "idle rank": ("[flow]\nrank = 2", r"flow\.rank = 2 has an effect only with"),
-    "idle tolerance": ("[flow]\ntolerance = 1e-6", r"flow\.tolerance = 1e-06 has an effect only with"),
     "no prior": ('[objective]\nkind = "autoencoder"\n[prior]\nkind = "normal"', 'prior.kind = "mixture"'),
     "path in the name": ('name = "../up"', "plain folder name"),
     "no TOML": ("[training", "no valid TOML"),
@@ -172,36 +195,85 @@ def test_a_missing_recipe_is_named(tmp_path):
 
 
 def test_what_has_no_effect_is_not_written():
-    text = Recipe(flow=FlowRecipe(loop="none"), prior=PriorRecipe("normal")).to_toml()
+    text = Recipe(flow=section("flow", loop="none"), prior=section("prior", kind="normal")).to_toml()
     assert "feedback" not in text and "components" not in text and "canvas" not in text and "loop" in text
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "value", "word"),
-    [
-        ("prior", "hidden", 7, "prior.kind"),
-        ("decoder", "canvas", "learned", "ncode"),
-        ("objective", "discrepancy", 5.0, "wae"),
-        ("objective", "decoder_penalty", 0.1, "autoencoder"),
-        ("prior", "joint", True, "flow"),
-    ],
-)
-def test_what_has_no_effect_is_refused(section, key, value, word):
-    recipe = dataclasses.replace(Recipe(), **{section: dataclasses.replace(getattr(Recipe(), section), **{key: value})})
-    with pytest.raises(UserError, match=f"{section}.{key} .*{word}"):
-        recipe.check()
+LIBRARY = {"method": "torchdiffeq:dopri8"}
+NO_EFFECT = [
+    # A key of another kind: the reason is the kind.
+    ("flow", {"loop": "none", "hidden": 999}, "hidden", 'flow.loop = "none"'),
+    ("flow", {"loop": "static", "gamma": 5}, "gamma", 'flow.loop = "static"'),
+    ("flow", {"loop": "static", "feedback": "gain"}, "feedback", "only with closed"),
+    ("flow", {"loop": "open", "feedback": "weights"}, "feedback", "only with closed"),
+    ("flow", {"loop": "closed", "dynamics": True}, "dynamics", "only with open"),
+    ("decoder", {"kind": "conv", "canvas": "learned"}, "canvas", "only with ncode"),
+    ("decoder", {"kind": "residual", "steps": 3}, "steps", "only with ncode"),
+    ("posterior", {"kind": "gaussian", "transforms": 3}, "transforms", "only with iaf"),
+    ("objective", {"kind": "elbo", "mmd_weight": 5.0}, "mmd_weight", "only with wae"),
+    ("objective", {"kind": "elbo", "decoder_penalty": 0.1}, "decoder_penalty", "only with autoencoder, wae"),
+    ("objective", {"kind": "wae", "latent_noise": 0.1}, "latent_noise", "only with autoencoder"),
+    ("objective", {"kind": "autoencoder", "beta": 2.0}, "beta", "only with elbo"),
+    ("observation", {"kind": "pixelwise", "alpha": 0.7}, "alpha", "only with refined"),
+    ("observation", {"kind": "pixelwise", "epochs": 3}, "epochs", "only with refined"),
+    ("prior", {"kind": "normal", "components": 3}, "components", "only with mixture, flow"),
+    ("prior", {"kind": "mixture", "hidden": 7}, "hidden", "only with flow, joint-flow"),
+    ("prior", {"kind": "flow", "log_det_by": "steps"}, "log_det_by", "only with joint-flow"),
+    ("data", {"name": "digits", "root": "here"}, "root", "only with mnist"),
+    ("data", {"name": "mnist", "grey": True}, "grey", "only with cifar10"),
+    ("data", {"name": "mnist", "test": 0.5}, "test", "only with digits, folder"),
+    ("data", {"name": "cifar10", "workers": 3}, "workers", "only with celeba, folder"),
+    # A key that another key of the section makes idle: the reason is that key.
+    ("flow", {"method": "dopri5", "steps": 77}, "steps", "a flow.method of fixed steps"),
+    ("flow", LIBRARY | {"steps": 77}, "steps", "a flow.method of fixed steps"),
+    ("flow", {"method": "rk4", "tolerance": 1e-6}, "tolerance", "an adaptive flow.method"),
+    ("flow", {"rank": 2}, "rank", "low-rank"),
+    ("flow", {"layers": 0, "hidden": 8}, "hidden", "flow.layers above 0"),
+    ("flow", {"layers": 0, "activation": "silu"}, "activation", "flow.layers above 0"),
+    ("flow", {"layers": 0, "time": False}, "time", "flow.layers above 0"),
+    (
+        "flow",
+        {"loop": "closed", "feedback": "weights", "feedback_control": "film"},
+        "feedback_control",
+        'flow.feedback = "gain"',
+    ),
+    ("posterior", {"kind": "iaf", "layers": 0, "hidden": 8}, "hidden", "posterior.layers above 0"),
+    ("objective", {"beta": 0.0, "warmup": 0.5}, "warmup", "objective.beta above 0"),
+    ("objective", {"beta": 0.0, "free_nats": 1.0}, "free_nats", "objective.beta above 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "key", "reason"), NO_EFFECT, ids=str)
+def test_a_key_without_effect_is_refused_with_its_reason(name, values, key, reason):
+    with pytest.raises(UserError) as error:
+        Recipe.from_dict({name: values})
+    said = str(error.value)
+    assert f"{name}.{key}" in said and reason in said and "effect" in said
 
 
 @pytest.mark.parametrize(
-    ("sections", "word"),
+    ("values", "key", "reason"),
     [
-        ({"flow": FlowRecipe(augment=2)}, "flow.augment"),
-        ({"flow": FlowRecipe(loop="iaf"), "objective": ObjectiveRecipe("autoencoder")}, "iaf"),
-        ({"flow": FlowRecipe(loop="iaf", hidden=2**20)}, r'"iaf" would have [\d,]+ weights'),
-        ({"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("flow", joint=True)}, "prior.joint"),
-        ({"objective": ObjectiveRecipe(particles=4, free_nats=2.0)}, "free_nats"),
+        ({"decoder": {"kind": "ncode", "blocks": 0}}, "decoder.blocks", "at least 1"),
+        ({"posterior": {"kind": "iaf"}}, "posterior.kind", "takes no flow"),
+        ({"flow": {"loop": "none"}, "objective": {"kinetic": 1.0}}, "objective.kinetic", "flow.loop"),
+        ({"posterior": {"kind": "point"}}, "posterior.kind", "elbo"),
+        ({"posterior": {"kind": "gaussian"}, "objective": {"kind": "wae"}}, "posterior.kind", "wae"),
+        ({"flow": {"log_det_by": "steps"}, "objective": {"kind": "autoencoder"}}, "flow.log_det_by", "elbo"),
+        ({"flow": {"grid": "random", "method": "dopri5"}}, "flow.grid", "flow.method"),
+        ({"objective": {"particles": 4, "free_nats": 2.0}}, "free_nats", "particles"),
+        ({"objective": {"kind": "autoencoder"}, "prior": {"kind": "joint-flow"}}, "prior.kind", "lower bound"),
+        ({"objective": {"kind": "wae"}, "training": {"accumulate": 2}}, "training.accumulate", "whole batch"),
+        ({"flow": {"augment": 2}}, "flow.augment", "no density"),
     ],
+    ids=str,
 )
-def test_what_does_not_go_together_is_refused(sections, word):
-    with pytest.raises(UserError, match=word):
-        Recipe(**sections).check()
+def test_what_does_not_go_together_is_refused(values, key, reason):
+    with pytest.raises(UserError) as error:
+        Recipe.from_dict(values)
+    assert key in str(error.value) and reason in str(error.value)
+
+
+def test_masked_weights_are_counted_before_they_are_allocated():
+    with pytest.raises(UserError, match=r'"iaf" would have [\d,]+ weights'):
+        Recipe.from_dict({"posterior": {"kind": "iaf", "hidden": 2**20, "layers": 2}, "flow": {"loop": "none"}})

@@ -1,47 +1,56 @@
+from types import SimpleNamespace
+
 import torch
 
-from ncode_gen.config.recipe import DataRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe, RefinerRecipe
-from ncode_gen.data.sets import load_data
+from ncode_gen.config import Recipe, section
+from ncode_gen.data import load_data
 from ncode_gen.distributions import build_model
-from ncode_gen.training import refinement
-from ncode_gen.training.refinement import RefinementStep, know_pictures, scale_refiner
+from ncode_gen.runtime.workers import ALONE
+from ncode_gen.training import phases
+from ncode_gen.training.phases import RefinerPhase, cache_reconstructions, scale_refiner
 
 
-def built(kind):
+def context_of(kind):
     torch.manual_seed(0)
     recipe = Recipe(
-        data=DataRecipe(limit=128),
-        latent=LatentRecipe(3),
-        objective=ObjectiveRecipe(kind),
-        prior=PriorRecipe("mixture", 2),
-        refiner=RefinerRecipe("flow", width=8),
+        data=section("data", limit=128),
+        latent=section("latent", dim=3),
+        objective=section("objective", kind=kind),
+        prior=section("prior", kind="mixture", components=2),
+        observation=section("observation", kind="refined", width=8),
     )
-    return recipe, build_model(recipe, (1, 8, 8)).eval().requires_grad_(False), load_data(recipe.data).train
+    model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
+    return SimpleNamespace(
+        recipe=recipe, average=model, splits=load_data(recipe.data), quiet=True, callback=lambda: None, batch=16,
+        device=torch.device("cpu"), workers=ALONE, precision=None, log=print,
+    )  # fmt: skip
 
 
-def test_what_is_known_is_what_would_be_found_anew():
-    recipe, model, images = built("autoencoder")
-    known = know_pictures(model, images)
-    assert known.latents.shape == (len(images), 3) and known.pictures.dtype == torch.float16
+def test_what_is_cached_is_what_would_be_found_anew(monkeypatch):
+    context, given = context_of("autoencoder"), []
+    known = cache_reconstructions(context)
+    assert known[0].shape == (len(context.splits.train), 3) and known[1].dtype == torch.float16
     numbers = torch.tensor([5, 2, 77])
-    batch = next(images.batches(3, numbers))
-    given = []
-    for know in (lambda: known, lambda: None):
-        step = RefinementStep(model.refiner.requires_grad_(True), model, recipe, know, compiled=False, tell=print)
-        given.append(step.inputs(batch, 0.0, torch.Generator().manual_seed(0), numbers)[0][:3])
+    batch = next(context.splits.train.batches(3, numbers))
+    for cached in (known, None):
+        monkeypatch.setattr(phases, "cache_reconstructions", lambda _, cached=cached: cached)
+        phase = RefinerPhase(context)
+        phase.begin(resumed=False)
+        given.append(phase.arguments(batch, numbers)[0][:3])
     for kept, anew in zip(*given, strict=True):
         torch.testing.assert_close(kept, anew, atol=1e-3, rtol=1e-3)
 
 
-def test_nothing_is_kept_of_random_latents_or_of_more_than_memory_is_for(monkeypatch):
-    assert know_pictures(*built("elbo")[1:]) is None
-    monkeypatch.setattr(refinement, "IN_MEMORY", 1000)
-    assert know_pictures(*built("autoencoder")[1:]) is None
+def test_nothing_is_cached_of_random_latents_or_of_more_than_memory_is_for(monkeypatch):
+    assert cache_reconstructions(context_of("elbo")) is None
+    monkeypatch.setattr(phases, "IN_MEMORY", 1000)
+    assert cache_reconstructions(context_of("autoencoder")) is None
 
 
-def test_the_scale_is_that_of_what_is_left_out():
-    _, model, images = built("elbo")
-    scale_refiner(model.refiner, model, images, 0)
+def test_the_scale_is_that_of_the_residual():
+    context = context_of("elbo")
+    model, images = context.average, context.splits.train
+    scale_refiner(model.observation.refiner, model, images, 0)
     everything = next(images.batches(len(images)))
-    left_out = (everything - model.reconstruct(everything)).square().mean().sqrt()
-    torch.testing.assert_close(model.refiner.spread.flatten(), left_out.view(1), rtol=0.3, atol=0)
+    residual = (everything - model.reconstruct(everything)).square().mean().sqrt()
+    torch.testing.assert_close(model.observation.refiner.residual_std.flatten(), residual.view(1), rtol=0.3, atol=0)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ncode_gen
-from ncode_gen.config.recipe import Recipe
+from ncode_gen.config import Recipe
 from ncode_gen.errors import UserError
 from ncode_gen.runfolder.run import find_run, load_recipe, load_run, push, save_weights, weights_digest
 from ncode_gen.runfolder.weights import write_weights
@@ -27,7 +27,7 @@ def test_a_run_folder_explains_itself(trained):
     assert environment["seed"] == 0 and environment["packages"]["torch"] == metadata.version("torch")
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert {"loss", "nfe", "images_per_second", "validation_nats", "solver_gap_nats", "rate"} <= rows[0].keys()
+    assert {"loss", "nfe", "images_per_second", "validation_nats", "solver_gap_nats", "lr"} <= rows[0].keys()
     assert any((trained / "tensorboard").iterdir())
 
 
@@ -49,11 +49,11 @@ def test_loading_gives_the_weights_that_were_saved(trained):
 def test_a_recipe_of_another_version_is_read_without_its_idle_keys(copied):
     path = copied / "recipe.toml"
     text = path.read_text()
-    assert "updates" not in text  # the prior is a mixture
-    path.write_text(text.replace("[prior]\n", "[prior]\nupdates = 77\n"))
+    assert "hidden = 77" not in text  # the prior is a mixture
+    path.write_text(text.replace("[prior]\n", "[prior]\nhidden = 77\n"))
     assert load_recipe(copied).to_toml() == text
     assert load_run(copied).sample(3).shape == (3, 1, 8, 8)
-    with pytest.raises(UserError, match=r"prior\.updates = 77 has an effect only with"):
+    with pytest.raises(UserError, match=r"prior\.hidden has no effect with prior.kind = .mixture., only with flow"):
         Recipe.load(path)
 
 

@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ncode_gen.config.recipe import FlowRecipe, ObjectiveRecipe, PriorRecipe, RefinerRecipe
+from ncode_gen.config import section
 from ncode_gen.errors import UserError
-from ncode_gen.runfolder.state import (
-    PREVIOUS,
-    STATE,
-    load_state,
-    locked,
-    random_states,
-    restore_random_states,
-    save_state,
-)
+from ncode_gen.runfolder.state import PREVIOUS, STATE, load_state, locked, save_state
+from ncode_gen.runtime.seeding import random_states, restore_random_states
 from ncode_gen.runtime.signals import Interrupted
 from ncode_gen.training import loop as trainer
 from ncode_gen.training.step import Step
@@ -105,7 +98,11 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
 
 @pytest.mark.parametrize(
     "sections",
-    [{}, {"flow": FlowRecipe(loop="closed", hidden=8, grid="random", steps=2)}, {"training": {"precision": "bf16"}}],
+    [
+        {},
+        {"flow": section("flow", loop="closed", hidden=8, grid="random", steps=2)},
+        {"training": {"precision": "bf16"}},
+    ],
     ids=str,
 )
 def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
@@ -124,21 +121,49 @@ def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
 
 @pytest.mark.parametrize("objective", ["elbo", "autoencoder"])
 def test_two_halves_of_a_refiner_are_a_whole_bit_for_bit(tmp_path, monkeypatch, objective):
-    sections = {"objective": ObjectiveRecipe(objective), "prior": PriorRecipe("mixture", 2)}
-    recipe = recipe_of(epochs=1, refiner=RefinerRecipe("flow", width=8, epochs=2), **sections)
+    sections = {
+        "objective": section("objective", kind=objective),
+        "prior": section("prior", kind="mixture", components=2),
+    }
+    recipe = recipe_of(epochs=1, observation=section("observation", kind="refined", width=8, epochs=2), **sections)
     whole = fit(recipe, tmp_path / "whole").state_dict()
     for step in (2, 3, 2):  # in the model's epoch, in the refiner's first one, in its second one
         with monkeypatch.context() as patched:
             patched.setattr(Step, "__call__", interrupted_at(step))
             with pytest.raises(Interrupted):
                 fit(recipe, tmp_path / "cut", resume=(tmp_path / "cut").exists())
-    assert load_state(tmp_path / "cut")["refining"]
+    assert load_state(tmp_path / "cut")["phases"].keys() == {"model", "observation"}
     assert same(whole, fit(recipe, tmp_path / "cut", resume=True).state_dict())
-    for key in ("step", "matching", "validation_matching"):
+    for key in ("step", "flow_matching", "validation_flow_matching"):
         cut, uncut = (
             [row.get(key) for row in rows_of(tmp_path / name) if row["epoch"] > 1] for name in ("cut", "whole")
         )
         assert cut == uncut and None not in cut
+
+
+def test_two_halves_of_a_prior_are_a_whole_bit_for_bit(tmp_path, monkeypatch):
+    prior = section("prior", kind="flow", components=2, hidden=8, layers=1, iterations=12)
+    recipe = recipe_of(epochs=1, prior=prior)
+    whole = fit(recipe, tmp_path / "whole").state_dict()
+    for step in (3, 5, 2, 6):  # in the model's epoch, then in the prior's updates
+        with monkeypatch.context() as patched:
+            patched.setattr(Step, "__call__", interrupted_at(step))
+            with pytest.raises(Interrupted):
+                fit(recipe, tmp_path / "cut", resume=(tmp_path / "cut").exists())
+    assert load_state(tmp_path / "cut")["phases"]["prior"]["progress"]["seen"] == 12
+    assert same(whole, fit(recipe, tmp_path / "cut", resume=True).state_dict())
+    again = fit(recipe, tmp_path / "cut", resume=True).state_dict()  # nothing is left to be done
+    assert same(whole, again)
+
+
+def test_training_leaves_the_random_generators_and_settings_alone(tmp_path):
+    torch.manual_seed(7)
+    before, precision = random_states(), torch.get_float32_matmul_precision()
+    fit(recipe_of(epochs=1), tmp_path)
+    after = random_states()
+    assert torch.equal(before["torch"], after["torch"]) and before["python"] == after["python"]
+    assert torch.equal(before["numpy"][1], after["numpy"][1])
+    assert torch.get_float32_matmul_precision() == precision
 
 
 def test_states_are_saved_in_long_epochs_too(tmp_path, monkeypatch):
@@ -147,9 +172,9 @@ def test_states_are_saved_in_long_epochs_too(tmp_path, monkeypatch):
     with pytest.raises(Interrupted) as stopped:
         fit(recipe_of(), tmp_path)
     assert stopped.value.code == 130
-    assert load_state(tmp_path)["progress"]["batches"] == 3
+    assert load_state(tmp_path)["phases"]["model"]["progress"]["batches"] == 3
     (tmp_path / STATE).unlink()
-    assert load_state(tmp_path)["progress"]["batches"] == 2
+    assert load_state(tmp_path)["phases"]["model"]["progress"]["batches"] == 2
 
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path, monkeypatch):

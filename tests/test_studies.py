@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncode_gen.config.recipe import PriorRecipe, RefinerRecipe
+from ncode_gen.config import section
 from ncode_gen.errors import UserError
 from ncode_gen.runfolder.history import read_run
 from ncode_gen.runfolder.records import read_record, write_record
@@ -23,9 +23,11 @@ def test_a_refined_model_that_begins_with_its_autoencoder_is_the_one_trained_who
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from generation import begin_with
 
-    refiner = RefinerRecipe("flow", width=8, epochs=1)
-    plain = recipe_of(epochs=2, prior=PriorRecipe("mixture", 2))
-    refined = dataclasses.replace(plain, name="refined", prior=PriorRecipe("mixture", 3), refiner=refiner)
+    refiner = section("observation", kind="refined", width=8, epochs=1)
+    plain = recipe_of(epochs=2, prior=section("prior", kind="mixture", components=2))
+    refined = dataclasses.replace(
+        plain, name="refined", prior=section("prior", kind="mixture", components=3), observation=refiner
+    )
     assert not begin_with(tmp_path / "base", tmp_path / "run", refined)
     fit(plain, tmp_path / "base")
     assert not begin_with(tmp_path / "base", tmp_path / "run", dataclasses.replace(refined, seed=1))

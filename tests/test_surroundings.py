@@ -19,7 +19,7 @@ from PIL import Image
 
 import ncode_gen
 from ncode_gen.command import run_command
-from ncode_gen.config.recipe import Recipe
+from ncode_gen.config import Recipe
 from ncode_gen.control.native import build
 from ncode_gen.distributions.priors import FlowPrior, GaussianMixture
 from ncode_gen.errors import UserError
@@ -30,7 +30,7 @@ from ncode_gen.runtime.environment import describe_environment
 from ncode_gen.runtime.files import write_atomically
 from ncode_gen.runtime.paths import user_path
 from ncode_gen.runtime.seeding import folded, seeded
-from ncode_gen.runtime.signals import heed_signals, stop_signals
+from ncode_gen.runtime.signals import handle_signals, stop_signals
 
 from .conftest import TINY
 from .test_trainer import fit, recipe_of
@@ -236,9 +236,9 @@ def test_a_draw_does_not_mix_with_other_pictures(trained, tmp_path, command):
 
 def test_a_gallery_keeps_no_figure_of_an_earlier_model(trained, tmp_path, command):
     (tmp_path / "g").mkdir()
-    Image.new("L", (8, 8)).save(tmp_path / "g" / "refinement.png")
+    Image.new("L", (8, 8)).save(tmp_path / "g" / "refiner-trajectory.png")
     assert command("gallery", trained, "--out", "g", "--quiet", cwd=tmp_path).returncode == 0
-    assert not (tmp_path / "g" / "refinement.png").exists() and (tmp_path / "g" / "samples.png").exists()
+    assert not (tmp_path / "g" / "refiner-trajectory.png").exists() and (tmp_path / "g" / "samples.png").exists()
 
 
 # Small and odd sets
@@ -292,7 +292,7 @@ def test_what_is_undefined_is_left_out_with_its_reason(tmp_path, command, kind):
 
 
 def test_priors_fit_identical_and_few_latents():
-    for prior in (GaussianMixture(3, 0), GaussianMixture(3, 2), FlowPrior(3, hidden=8, updates=3)):
+    for prior in (GaussianMixture(3, 0), GaussianMixture(3, 2), FlowPrior(3, hidden=8, iterations=3)):
         prior.fit(torch.ones(5, 3))
         assert bool(prior.sample(4).isfinite().all())
 
@@ -461,7 +461,7 @@ def test_a_copy_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
 def test_training_works_on_such_a_file_system(tmp_path, monkeypatch):
     Refusing(monkeypatch, errno.EPERM, ("chmod", "fsync", "replace"))
     fit(recipe_of(epochs=1), tmp_path / "r")
-    assert load_state(tmp_path / "r")["progress"]["epoch"] == 1
+    assert load_state(tmp_path / "r")["phases"]["model"]["progress"]["epoch"] == 1
     fit(recipe_of(epochs=2), tmp_path / "r", resume=True)
     assert not list((tmp_path / "r").rglob("*.partial"))
 
@@ -481,11 +481,11 @@ def test_a_signal_that_warns_saves_and_says_how_to_go_on(tmp_path):
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, told
     assert "Go on with: python -m ncode_gen.train --resume r" in told and "Traceback" not in told
-    assert load_state(tmp_path / "r")["progress"]["epoch"] > 0
+    assert load_state(tmp_path / "r")["phases"]["model"]["progress"]["epoch"] > 0
 
 
 def test_repeated_warnings_do_not_break_the_saving_off():
-    with heed_signals() as stop:
+    with handle_signals() as stop:
         for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR2):
             signal.raise_signal(number)
         assert stop.number == signal.SIGUSR2
@@ -495,7 +495,7 @@ def test_what_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert signal.SIGHUP not in stop_signals()
-        with heed_signals() as stop:
+        with handle_signals() as stop:
             signal.raise_signal(signal.SIGHUP)
             assert stop.number == 0
     finally:
@@ -509,7 +509,7 @@ def test_one_command_begins_and_goes_on(tmp_path, command):
     for _ in range(2):
         done = command(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    assert load_state(tmp_path / "runs" / "job")["progress"]["epoch"] == 1
+    assert load_state(tmp_path / "runs" / "job")["phases"]["model"]["progress"]["epoch"] == 1
     done = command("train", "m.toml", *TINY[4:], "--latent.dim", 5, "--resume", "runs/job", cwd=tmp_path)
     assert done.returncode == 2
     (tmp_path / "empty").mkdir()

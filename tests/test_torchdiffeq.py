@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from ncode_gen.solvers import solve
+from ncode_gen.solvers import SolveOptions, solve
 
 from .conftest import TINY
 
@@ -19,17 +19,17 @@ import torch
 from pathlib import Path
 import ncode_gen
 from ncode_gen.data import load_data
-from ncode_gen.config.recipe import (DataRecipe, DecoderRecipe, EncoderRecipe, FlowRecipe, LatentRecipe, PriorRecipe,
-                                     Recipe, TrainingRecipe)
+from ncode_gen.config import Recipe, section
 from ncode_gen.training.loop import train
 
 torch.set_num_threads(1)
 found = {}
 for method in sys.argv[2:]:
     recipe = Recipe(
-        data=DataRecipe(limit=64), latent=LatentRecipe(2), encoder=EncoderRecipe(width=4, features=8),
-        decoder=DecoderRecipe(width=4), flow=FlowRecipe(hidden=4, method="torchdiffeq:" + method, steps=4),
-        prior=PriorRecipe("normal"), training=TrainingRecipe(epochs=1, batch=32),
+        data=section("data", limit=64), latent=section("latent", dim=2),
+        encoder=section("encoder", width=4, features=8),
+        decoder=section("decoder", width=4), flow=section("flow", hidden=4, method="torchdiffeq:" + method),
+        prior=section("prior", kind="normal"), training=section("training", epochs=1, batch=32),
     )
     with tempfile.TemporaryDirectory() as folder:
         splits = load_data(recipe.data)
@@ -48,20 +48,20 @@ print(len(found), "methods")
 
 @pytest.mark.parametrize("imported", ["first", "last"])
 def test_every_method_trains_loads_and_scores(imported, tmp_path):
-    from ncode_gen.solvers.library import library_methods
+    from ncode_gen.solvers.options import library_solvers
 
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, imported, *library_methods()],
+        [sys.executable, "-c", SCRIPT, imported, *library_solvers()],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(len(library_methods())), "methods"]
+    assert done.stdout.split() == [str(len(library_solvers())), "methods"]
 
 
 def test_the_commands_take_an_adaptive_method(tmp_path, command):
-    done = command(
-        "train", *TINY, "--flow.method", "torchdiffeq:dopri5", "--data.limit", 256, "--out", "r", cwd=tmp_path
-    )
+    tiny = [word for word, before in zip(TINY, ["", *TINY], strict=False) if "--flow.steps" not in (word, before)]
+    chosen = ("--flow.method", "torchdiffeq:dopri5", "--data.limit", 256, "--out", "r")
+    done = command("train", *tiny, *chosen, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for words in (("evaluate", "r", "--n", 130, "--limit", 40, "--particles", 2, "--quiet"), ("sample", "r", "--n", 4)):
         done = command(*words, cwd=tmp_path)
@@ -88,5 +88,7 @@ def test_a_first_use_under_any_mode_leaves_the_library_whole(mode, tmp_path):
 
 
 def test_a_step_that_underflows_loses_the_samples_not_the_run():
-    found = solve(lambda t, s: (s[0] * torch.nan,), (torch.ones(2),), [0.0, 1.0], method="torchdiffeq:dopri5")
+    found = solve(
+        lambda t, s: (s[0] * torch.nan,), (torch.ones(2),), [0.0, 1.0], SolveOptions(method="torchdiffeq:dopri5")
+    )
     assert not bool(found.reached.any()) and "needs steps below the resolution of time" in found.status

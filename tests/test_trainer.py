@@ -4,16 +4,7 @@ import json
 import pytest
 import torch
 
-from ncode_gen.config.recipe import (
-    DataRecipe,
-    FlowRecipe,
-    LatentRecipe,
-    ObjectiveRecipe,
-    PriorRecipe,
-    Recipe,
-    RefinerRecipe,
-    TrainingRecipe,
-)
+from ncode_gen.config import Recipe, section
 from ncode_gen.data.sets import load_data
 from ncode_gen.errors import UserError
 from ncode_gen.runfolder.run import load_run
@@ -24,12 +15,12 @@ CPU = torch.device("cpu")
 
 
 def recipe_of(epochs=2, **sections):
-    sections = {"flow": FlowRecipe(hidden=8, steps=2), **sections}
+    sections = {"flow": section("flow", hidden=8, steps=2), **sections}
     training = sections.pop("training", {})
     return Recipe(
-        data=DataRecipe(limit=256),
-        latent=LatentRecipe(3),
-        training=TrainingRecipe(epochs=epochs, batch=64, **training),
+        data=section("data", limit=256),
+        latent=section("latent", dim=3),
+        training=section("training", epochs=epochs, batch=64, **training),
         **sections,
     )
 
@@ -52,18 +43,27 @@ def test_training_lowers_the_loss(tmp_path):
 @pytest.mark.parametrize(
     "sections",
     [
-        {"flow": FlowRecipe(loop="none")},
-        {"flow": FlowRecipe(loop="static", hidden=8)},
-        {"flow": FlowRecipe(loop="closed", hidden=8, grid="random")},
-        {"flow": FlowRecipe(method="torchdiffeq:rk4", steps=2, hidden=8)},
-        {"prior": PriorRecipe("mixture", 2)},
-        {"objective": ObjectiveRecipe("autoencoder"), "prior": PriorRecipe("mixture", 2)},
-        {"objective": ObjectiveRecipe("autoencoder", noisy_targets=True), "prior": PriorRecipe("mixture", 2)},
-        {"objective": ObjectiveRecipe("autoencoder", latent_noise=0.3), "prior": PriorRecipe("mixture", 2)},
-        {"flow": FlowRecipe(loop="iaf", hidden=8, layers=1, steps=2)},
-        {"refiner": RefinerRecipe("flow", width=8, epochs=1)},
-        {"refiner": RefinerRecipe("flow", loop="static", width=8, epochs=1)},
-        {"training": {"precision": "bf16", "clip": 0.0, "ema": 0.0, "warmup": 0.0}},
+        {"flow": section("flow", loop="none")},
+        {"flow": section("flow", loop="static", hidden=8)},
+        {"flow": section("flow", loop="closed", hidden=8, grid="random")},
+        {"flow": section("flow", method="torchdiffeq:rk4", steps=2, hidden=8)},
+        {"prior": section("prior", kind="mixture", components=2)},
+        {
+            "objective": section("objective", kind="autoencoder"),
+            "prior": section("prior", kind="mixture", components=2),
+        },
+        {
+            "objective": section("objective", kind="autoencoder", stochastic_targets=True),
+            "prior": section("prior", kind="mixture", components=2),
+        },
+        {
+            "objective": section("objective", kind="autoencoder", latent_noise=0.3),
+            "prior": section("prior", kind="mixture", components=2),
+        },
+        {"posterior": section("posterior", kind="iaf", hidden=8, transforms=2), "flow": section("flow", loop="none")},
+        {"observation": section("observation", kind="refined", width=8, epochs=1)},
+        {"observation": section("observation", kind="refined", loop="static", width=8, epochs=1)},
+        {"training": {"precision": "bf16", "grad_clip": 0.0, "ema": 0.0, "warmup": 0.0}},
     ],
     ids=str,
 )
@@ -72,7 +72,7 @@ def test_every_kind_of_model_trains(tmp_path, sections):
     assert torch.equal(
         load_run(tmp_path).sample(4, torch.Generator().manual_seed(0)).isfinite(), torch.ones(4, 1, 8, 8) > 0
     )
-    if model.prior.fits:
+    if model.prior.fitted_after:
         assert not torch.equal(model.prior.means, torch.zeros_like(model.prior.means))
 
 
@@ -82,8 +82,8 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
 
 
 def test_a_finished_run_takes_another_prior_without_training_again(tmp_path):
-    normal = fit(recipe_of(epochs=1, prior=PriorRecipe("normal")), tmp_path)
-    mixture = fit(recipe_of(epochs=1, prior=PriorRecipe("mixture", 3)), tmp_path, resume=True)
+    normal = fit(recipe_of(epochs=1, prior=section("prior", kind="normal")), tmp_path)
+    mixture = fit(recipe_of(epochs=1, prior=section("prior", kind="mixture", components=3)), tmp_path, resume=True)
     assert len(rows_of(tmp_path)) == 1
     assert bool(mixture.prior.fitted) and load_run(tmp_path).prior.means.shape == (3, 3)
     weights = mixture.state_dict()
@@ -93,7 +93,7 @@ def test_a_finished_run_takes_another_prior_without_training_again(tmp_path):
 
 
 def refined_of(epochs=1, refined=2, **choices):
-    return recipe_of(epochs, refiner=RefinerRecipe("flow", width=8, epochs=refined, **choices))
+    return recipe_of(epochs, observation=section("observation", kind="refined", width=8, epochs=refined, **choices))
 
 
 def test_a_refiner_learns_and_leaves_the_rest_alone(tmp_path):
@@ -101,11 +101,11 @@ def test_a_refiner_learns_and_leaves_the_rest_alone(tmp_path):
     refined = fit(refined_of(2, 8), tmp_path / "refined")
     assert all(torch.equal(value, refined.state_dict()[key]) for key, value in plain.items())
     rows = rows_of(tmp_path / "refined")
-    assert [row["epoch"] for row in rows] == list(range(1, 11)) and "matching" not in rows[1]
-    assert rows[-1]["validation_matching"] < 0.95 * rows[2]["validation_matching"]
+    assert [row["epoch"] for row in rows] == list(range(1, 11)) and "flow_matching" not in rows[1]
+    assert rows[-1]["validation_flow_matching"] < 0.95 * rows[2]["validation_flow_matching"]
     model = load_run(tmp_path / "refined")
     latents = model.prior.sample(3, torch.Generator().manual_seed(0))
-    assert not torch.equal(model.draw_images(latents), model.decode(latents))
+    assert not torch.equal(model.sample_images(latents), model.decode(latents))
 
 
 def test_a_finished_run_takes_a_refiner_another_one_and_none(tmp_path):
@@ -113,10 +113,12 @@ def test_a_finished_run_takes_a_refiner_another_one_and_none(tmp_path):
     first = fit(refined_of(), tmp_path, resume=True).state_dict()
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
     longer = fit(refined_of(refined=3), tmp_path, resume=True).state_dict()
-    assert not torch.equal(longer["refiner.flow.field.last.weight"], first["refiner.flow.field.last.weight"])
+    assert not torch.equal(
+        longer["observation.refiner.flow.field.last.weight"], first["observation.refiner.flow.field.last.weight"]
+    )
     assert len(rows_of(tmp_path)) == 4
     other = fit(refined_of(refined=1, noise=0.5), tmp_path, resume=True)
-    assert len(rows_of(tmp_path)) == 2 and other.refiner.noise == 0.5
+    assert len(rows_of(tmp_path)) == 2 and other.observation.refiner.noise == 0.5
     none = fit(recipe_of(epochs=1), tmp_path, resume=True).state_dict()
     assert none.keys() == plain.keys() and len(rows_of(tmp_path)) == 1
     for found in (first, longer, other.state_dict(), none):
@@ -124,11 +126,14 @@ def test_a_finished_run_takes_a_refiner_another_one_and_none(tmp_path):
 
 
 def test_when_the_refiner_is_trained_the_epochs_of_the_rest_are_done(tmp_path):
-    fit(refined_of(), tmp_path)
-    with pytest.raises(UserError, match=r"training\.epochs must stay 1, got 2"):
-        fit(refined_of(2), tmp_path, resume=True)
+    fit(refined_of(2), tmp_path)
+    with pytest.raises(UserError, match=r"training\.epochs cannot become 1"):
+        fit(refined_of(1), tmp_path, resume=True)
+    fit(refined_of(3), tmp_path, resume=True)  # more of the rest, and the refiner anew
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5]
+    assert ["flow_matching" in row for row in rows_of(tmp_path)] == [False] * 3 + [True] * 2
     with pytest.raises(UserError, match="another model"):
-        fit(recipe_of(epochs=1, flow=FlowRecipe(hidden=9)), tmp_path, resume=True)
+        fit(recipe_of(epochs=3, flow=section("flow", hidden=9)), tmp_path, resume=True)
 
 
 def test_a_captured_refiner_is_trained_as_a_plain_one(tmp_path, monkeypatch, capsys):
@@ -147,7 +152,7 @@ def test_a_captured_refiner_is_trained_as_a_plain_one(tmp_path, monkeypatch, cap
 def test_a_state_of_another_model_is_refused(tmp_path):
     fit(recipe_of(epochs=1), tmp_path)
     with pytest.raises(UserError, match="another model"):
-        fit(recipe_of(epochs=2, flow=FlowRecipe(hidden=9)), tmp_path, resume=True)
+        fit(recipe_of(epochs=2, flow=section("flow", hidden=9)), tmp_path, resume=True)
 
 
 def test_the_rate_rises_and_falls():
@@ -187,7 +192,12 @@ def test_pictures_and_curves_go_to_tensorboard(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prior", [PriorRecipe("mixture", 0), PriorRecipe("flow", 0, hidden=8, layers=1, updates=5)], ids=["mixture", "flow"]
+    "prior",
+    [
+        section("prior", kind="mixture", components=0),
+        section("prior", kind="flow", components=0, hidden=8, layers=1, iterations=5),
+    ],
+    ids=["mixture", "flow"],
 )
 def test_a_prior_whose_size_is_chosen_is_saved_and_loaded(tmp_path, prior):
     model = fit(recipe_of(epochs=1, prior=prior), tmp_path)
@@ -196,7 +206,7 @@ def test_a_prior_whose_size_is_chosen_is_saved_and_loaded(tmp_path, prior):
 
 
 def test_a_joint_prior_goes_on_from_its_state(tmp_path):
-    recipe = recipe_of(epochs=2, prior=PriorRecipe("flow", hidden=8, layers=1, joint=True))
+    recipe = recipe_of(epochs=2, prior=section("prior", kind="joint-flow", hidden=8, layers=1))
     whole = fit(recipe, tmp_path / "whole").state_dict()
     again = fit(recipe, tmp_path / "whole", resume=True).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in whole.items())

@@ -29,15 +29,16 @@ def watched(self, *inputs):
 step_module.Step.__call__ = watched
 
 from ncode_gen.train import main
-from ncode_gen.runtime.workers import dist, whole
+from ncode_gen.runtime.workers import dist, full_tensor
 run_command(main)
 rank = dist.get_rank() if dist.is_initialized() else 0
 out = Path(sys.argv[sys.argv.index("--out") + 1]) if "--out" in sys.argv else Path(sys.argv[2])
-save_file({k: whole(v).contiguous() for k, v in watched.model.state_dict().items()}, out / f"rank{rank}.safetensors")
+whole = {k: full_tensor(v).contiguous() for k, v in watched.model.state_dict().items()}
+save_file(whole, out / f"rank{rank}.safetensors")
 (out / f"rank{rank}.json").write_text(json.dumps(losses))
 """
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-REFINED = ["--refiner.kind", "flow", "--refiner.epochs", "1", "--refiner.width", "8"]
+REFINED = ["--observation.kind", "refined", "--observation.epochs", "1", "--observation.width", "8"]
 SEEDED = [*TINY, "--training.epochs", "3", "--training.batch", "64", "--device", "cpu", *REFINED]
 
 
@@ -80,7 +81,8 @@ def test_shares_of_a_model_are_trained_as_a_whole_one(runs):
     for key, value in a.items():
         torch.testing.assert_close(b[key], value, rtol=1e-2, atol=1e-3)
     states = [load_state(runs / name) for name in ("one", "shares")]
-    sizes = [{key: value.shape for key, value in state["model"].items()} for state in states]
+    parts = [state["phases"]["observation"]["trained"]["observation.refiner"] for state in states]
+    sizes = [{key: value.shape for key, value in part.items()} for part in parts]
     assert sizes[0] == sizes[1]
 
 

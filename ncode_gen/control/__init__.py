@@ -2,18 +2,19 @@
 
 from .controllers import (
     AlgebraicController,
+    ControlHead,
     Controller,
     DynamicController,
     FactoredDynamics,
     OpenController,
     StaticController,
+    multilayer_perceptron,
 )
 from .convolutional import ConvField
 from .field import ConstantField, Field, VectorField
 from .layered import LayeredField, LinearField, MLPField
 from .ncode import NCODE
-from .normalised import NormalisedField
-from .solver import LogDet, Solver, SolverOptions
+from .normalised import NormalisedField, norm_groups
 from .system import ControlledODE, DensityError, FlowSolution
 from .unet import UNetField
 
@@ -21,6 +22,7 @@ __all__ = [
     "NCODE",
     "AlgebraicController",
     "ConstantField",
+    "ControlHead",
     "ControlledODE",
     "Controller",
     "ConvField",
@@ -31,13 +33,12 @@ __all__ = [
     "FlowSolution",
     "LayeredField",
     "LinearField",
-    "LogDet",
     "MLPField",
     "NormalisedField",
     "OpenController",
-    "Solver",
-    "SolverOptions",
     "StaticController",
     "UNetField",
     "VectorField",
+    "multilayer_perceptron",
+    "norm_groups",
 ]

@@ -3,9 +3,9 @@
 | controller | theta |
 |---|---|
 | `StaticController` | one trained theta for every sample: the neural ODE |
-| `OpenController` | theta(0) = gamma(c), constant or with its own dynamics g(t, theta) |
-| `DynamicController` | theta(0) = gamma(c), theta' = g(t, x, theta): theta is a part of the ODE's state |
-| `AlgebraicController` | theta(t) = gamma(c, x(t), t): rebuilt at every evaluation |
+| `OpenController` | theta = gamma(c), constant in time |
+| `AlgebraicController` | theta(t) = gamma(c, x(t), t): computed again at every evaluation |
+| `DynamicController` | theta(0) = gamma(c), theta' = g(t, x, theta) or g(t, theta): a part of the ODE's state |
 
 Source: Chalvidal et al., "Go with the Flow: Adaptive Control for Neural ODEs", ICLR 2021.
 """
@@ -38,30 +38,19 @@ class Controller(nn.Module, ABC):
     """What decides the control of a field.
 
     Attributes:
-        moves: whether theta is a part of the ODE's state, so that `rate` is asked for.
-        follows_state: whether theta depends on the state after time 0.
-        conditional: whether theta depends on a condition at all.
-        rebuilds: whether theta is made anew at every evaluation, so that autograd keeps as many thetas.
-        no_density: why x(0) -> x(1) has no density for any condition, or None if it has.
+        conditional: whether theta depends on a condition.
+        closed_loop: whether theta depends on the state after time 0.
     """
 
-    moves = False
-    follows_state = False
     conditional = True
-    rebuilds = False
-    no_density: str | None = None
+    closed_loop = False
 
     @abstractmethod
-    def start(self, condition: Tensor) -> Tensor:
-        """Return theta(0), shape (P,) or (n, P), for a condition of shape (n, c)."""
+    def bind(self, field: Field, condition: Tensor) -> VectorField:
+        """Return the vector field that `field` becomes under this control, for a condition of shape (n, c).
 
-    def rate(self, t: Tensor, x: Tensor, theta: Tensor) -> Tensor:
-        """Return theta', shape (n, P), at summaries (n, s) of the states; zero unless the controller `moves`."""
-        return torch.zeros_like(theta)
-
-    def steer(self, field: Field, condition: Tensor) -> VectorField:
-        """Return the vector field that `field` becomes under this control; for controllers that do not move."""
-        return field.bind(self.start(condition))
+        Where theta is a part of the ODE's state, it is that of time 0.
+        """
 
 
 class StaticController(Controller):
@@ -77,64 +66,56 @@ class StaticController(Controller):
         super().__init__()
         self.theta = nn.Parameter(field.initial_control())
 
-    def start(self, condition: Tensor) -> Tensor:
-        """Return theta, shape (P,)."""
-        return self.theta
+    def bind(self, field: Field, condition: Tensor) -> VectorField:
+        """Return the vector field under theta, the same for all samples."""
+        return field.bind(field.checked_control(self.theta, len(condition)))
 
 
 class OpenController(Controller):
-    """Theta decided by the condition alone: theta(0) = gamma(c), theta' = g(t, theta).
+    """Theta decided by the condition alone and constant in time, theta = gamma(c); it is no part of the ODE's state.
 
     Args:
         gamma: maps conditions (n, c) to controls (n, P).
-        dynamics: maps a time (scalar or (n,)) and controls (n, P) to their rates (n, P); None keeps theta constant
-            and out of the ODE's state.
     """
 
-    def __init__(
-        self, gamma: Callable[[Tensor], Tensor], dynamics: Callable[[Tensor, Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, gamma: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.gamma, self.dynamics = gamma, dynamics
-        self.moves = self.rebuilds = dynamics is not None
+        self.gamma = gamma
 
-    def start(self, condition: Tensor) -> Tensor:
-        """Return gamma(condition), shape (n, P)."""
-        return self.gamma(condition)
-
-    def rate(self, t: Tensor, x: Tensor, theta: Tensor) -> Tensor:
-        """Return g(t, theta), shape (n, P)."""
-        return torch.zeros_like(theta) if self.dynamics is None else self.dynamics(t, theta)
+    def bind(self, field: Field, condition: Tensor) -> VectorField:
+        """Return the vector field under gamma(condition)."""
+        return field.bind(field.checked_control(self.gamma(condition), len(condition)))
 
 
 class DynamicController(Controller):
-    """Theta that follows the state by dynamics of its own: theta(0) = gamma(c), theta' = g(t, x, theta).
+    """Theta with dynamics of its own: theta(0) = gamma(c), theta' = g(t, x, theta), or g(t, theta) in open loop.
+
+    In closed loop x(0) -> x(1) has no density for any condition, since theta remembers the path.
 
     Args:
         gamma: maps conditions (n, c) to controls (n, P).
-        dynamics: maps a time (scalar or (n,)), states and controls (n, P) to the controls' rates (n, P). It is shown
-            the field's summary (n, s) of a state: a vector itself, the channels' moments of a feature map.
+        dynamics: maps a time (scalar or (n,)), in closed loop states, and controls (n, P) to the controls' rates
+            (n, P). It is given the field's summary (n, s) of a state: a vector itself, a feature map's moments.
+        closed_loop: whether the state enters.
     """
 
-    moves = True
-    follows_state = True
-    rebuilds = True
-    no_density = (
-        "in a dynamic closed loop theta remembers the path, so x(0) -> x(1) may fold and has no density; "
-        "use a static, open (on a condition that is not x0) or algebraic closed loop"
-    )
-
-    def __init__(self, gamma: Callable[[Tensor], Tensor], dynamics: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, gamma: Callable[[Tensor], Tensor], dynamics: Callable[..., Tensor], *, closed_loop: bool = True
+    ) -> None:
         super().__init__()
-        self.gamma, self.dynamics = gamma, dynamics
+        self.gamma, self.dynamics, self.closed_loop = gamma, dynamics, closed_loop
 
     def start(self, condition: Tensor) -> Tensor:
-        """Return gamma(condition), shape (n, P)."""
+        """Return theta(0) = gamma(condition), shape (n, P)."""
         return self.gamma(condition)
 
     def rate(self, t: Tensor, x: Tensor, theta: Tensor) -> Tensor:
-        """Return g(t, x, theta), shape (n, P)."""
-        return self.dynamics(t, x, theta)
+        """Return theta', shape (n, P), at summaries (n, s) of the states."""
+        return self.dynamics(t, x, theta) if self.closed_loop else self.dynamics(t, theta)
+
+    def bind(self, field: Field, condition: Tensor) -> VectorField:
+        """Return the vector field under theta(0)."""
+        return field.bind(field.checked_control(self.start(condition), len(condition)))
 
 
 class AlgebraicController(Controller):
@@ -144,23 +125,14 @@ class AlgebraicController(Controller):
         gamma: maps conditions (m, c), summaries (m, s) of states and a time (scalar or (m,)) to controls (m, P).
     """
 
-    follows_state = True
-    rebuilds = True
+    closed_loop = True
 
     def __init__(self, gamma: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.gamma = gamma
 
-    def start(self, condition: Tensor) -> Tensor:
-        """Not defined without a state.
-
-        Raises:
-            TypeError: always; theta is known only where the state is.
-        """
-        raise TypeError("an algebraic closed loop has a control only where the state is known")
-
-    def steer(self, field: Field, condition: Tensor) -> VectorField:
-        """Return the field whose weights gamma rebuilds at every evaluation."""
+    def bind(self, field: Field, condition: Tensor) -> VectorField:
+        """Return the field whose weights gamma computes again at every evaluation."""
         return _Algebraic(field, self.gamma, condition)
 
 
@@ -179,7 +151,7 @@ class _Algebraic(VectorField):
         theta = self.gamma(condition, self.field.summary(rows), t)
         return self.field.bind(theta).velocity(t, rows.unsqueeze(1)).view_as(x)
 
-    def take(self, rows: Tensor) -> VectorField:
+    def select(self, rows: Tensor) -> VectorField:
         return _Algebraic(self.field, self.gamma, self.control[rows])
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -209,22 +181,22 @@ class ControlHead(nn.Linear):
     Args:
         features: number of input features.
         field: the field to be controlled.
-        spread: standard deviation, relative to a default initialisation, of the per-sample part.
+        std: standard deviation, relative to a default initialisation, of the per-sample part.
     """
 
-    def __init__(self, features: int, field: Field, spread: float = 0.3) -> None:
+    def __init__(self, features: int, field: Field, std: float = 0.3) -> None:
         super().__init__(features, field.control_size)
         initial = field.initial_control()
         with torch.no_grad():
             self.bias.copy_(initial)
-            self.weight.normal_(0.0, spread / features**0.5)
+            self.weight.normal_(0.0, std / features**0.5)
             self.weight *= (initial != 0).unsqueeze(1)
 
     @torch.no_grad()
-    def tell_apart(self) -> None:
+    def break_symmetry(self) -> None:
         """Draw the part of a new map that is zero too, so that flows move samples apart from the first step."""
-        still = (self.bias == 0).unsqueeze(1)
-        self.weight += still * torch.randn_like(self.weight) / self.in_features**0.5
+        zero = (self.bias == 0).unsqueeze(1)
+        self.weight += zero * torch.randn_like(self.weight) / self.in_features**0.5
 
 
 class StateGamma(nn.Module):
@@ -240,7 +212,7 @@ class StateGamma(nn.Module):
         super().__init__()
         widths = (condition + field.summary_size + 1, *hidden)
         self.body = multilayer_perceptron(widths)
-        self.head = ControlHead(widths[-1], field, spread=1.0)
+        self.head = ControlHead(widths[-1], field, std=1.0)
 
     def forward(self, condition: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return controls (m, P) for conditions (m, c), summaries (m, s) and a time, scalar or (m,)."""
@@ -254,14 +226,14 @@ class FactoredDynamics(nn.Module):
     A dense map would need P x P weights; this one needs rank x (2 P + s + 2), s the size of a state's summary.
 
     Args:
-        field: the field whose control moves.
+        field: the field whose control has dynamics.
         rank: number of hidden units.
-        follows_state: whether x enters (closed loop) or not (open loop with its own dynamics).
+        closed_loop: whether x enters (closed loop) or not (open loop).
     """
 
-    def __init__(self, field: Field, rank: int, *, follows_state: bool) -> None:
+    def __init__(self, field: Field, rank: int, *, closed_loop: bool) -> None:
         super().__init__()
-        inputs = field.control_size + 1 + (field.summary_size if follows_state else 0)
+        inputs = field.control_size + 1 + (field.summary_size if closed_loop else 0)
         self.down, self.up = nn.Linear(inputs, rank), nn.Linear(rank, field.control_size, bias=False)
         nn.init.zeros_(self.up.weight)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..solvers import is_batch_invariant
 from .activations import Activation, activate
 from .field import clock
-from .ladder import Affine, LayerRung, Products, Rung
 from .layered import LayeredBound, LayeredField, ShallowField
+from .parameterisation import Affine, Control, LayerControl, Products
 
 __all__ = ["ConvField"]
 
@@ -28,13 +28,13 @@ def _convolve(layer: Affine, kernel: int, t: Tensor, maps: Tensor) -> Tensor:
     weight = layer.weight.t().unflatten(1, (maps.shape[1], kernel, kernel))
     bias = layer.bias if layer.time is None else layer.bias + clock(t) * layer.time
     y = nn.functional.conv2d(maps.to(weight.dtype), weight, padding=kernel // 2)
-    if layer.gain is not None:
-        y = _per_map(layer.gain, y) * y
+    if layer.scale is not None:
+        y = _per_map(layer.scale, y) * y
     return y + _per_map(bias, y)
 
 
 class _Shared(LayeredBound):
-    """Kernels that all samples share, feedback included, each sample with gains and biases of its own."""
+    """Kernels that all samples share, feedback included, each sample with its own FiLM."""
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         if is_batch_invariant():  # the library's convolution may round another batch otherwise
@@ -57,7 +57,7 @@ class _ShallowShared(_Shared, ShallowField):
 class ConvField(LayeredField):
     """A convolutional network on feature maps (C, H, W) of any height and width, padded with zeros.
 
-    Its weights are few, whatever the size of the map: on the rung "gains" a control is two numbers a channel, and the
+    Its weights are few, whatever the size of the map: with FiLM a control is two numbers a channel, and the
     kernels, which all samples share, go through the library's convolution. With one hidden layer the divergence is in
     closed form: the effect of a hidden unit on itself is the correlation of its two kernels, cut at the border.
 
@@ -65,8 +65,8 @@ class ConvField(LayeredField):
         channels: number of channels C.
         hidden: channels of the hidden layers; () for an affine convolution.
         kernel: side of every kernel, odd; gains see one pixel.
-        control: what of the weights is control, see `ncode_gen.control.ladder`.
-        rank: rank of the updates on the rung "low-rank".
+        control: what of the weights is control, see `ncode_gen.control.parameterisation`.
+        rank: rank of the low-rank updates.
         time: whether hidden layers and gains see the time.
         activation: "tanh", "softplus" or "silu".
         feedback: whether the gain of every hidden unit at every pixel follows the state there.
@@ -74,9 +74,9 @@ class ConvField(LayeredField):
         products: precision of the matrix products; state and time keep theirs.
 
     Raises:
-        ValueError: a size below one, an even kernel, or an unknown rung.
+        ValueError: a size below one, an even kernel, or an unknown control parameterisation.
 
-    >>> field = ConvField(3, (8,), control="gains", time=False)
+    >>> field = ConvField(3, (8,), control="film", time=False)
     >>> field.control_size  # 2 x 8 + 2 x 3
     22
     >>> field(0.0, torch.ones(5, 3, 6, 6), field.initial_control()).shape
@@ -91,12 +91,12 @@ class ConvField(LayeredField):
         hidden: Sequence[int] = (16,),
         *,
         kernel: int = 3,
-        control: Rung = "all",
+        control: Control = "all",
         rank: int = 4,
         time: bool = True,
         activation: Activation = "tanh",
         feedback: bool = False,
-        feedback_control: LayerRung | None = None,
+        feedback_control: LayerControl | None = None,
         products: Products = "float32",
     ) -> None:
         if kernel < 1 or kernel % 2 == 0:
@@ -109,7 +109,7 @@ class ConvField(LayeredField):
 
     def bound(self, control: Tensor, layers: list[Affine], gains: list[Affine]) -> LayeredBound:
         """Return the vector field of bound layers and gains."""
-        if self.control != "gains" or any(gain.weight.dim() > 2 or gain.down is not None for gain in gains):
+        if self.control != "film" or any(gain.weight.dim() > 2 or gain.down is not None for gain in gains):
             return super().bound(control, layers, gains)
         return (_ShallowShared if len(self.layers) <= 2 else _Shared)(self, control, layers, gains)
 

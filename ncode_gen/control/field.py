@@ -42,7 +42,7 @@ class VectorField(ABC):
         """Return dx/dt and its divergence in x, shape (n, K); exact, by forward mode where no closed form is known."""
         return velocity_and_exact_divergence(lambda state: self.velocity(t, state), x)
 
-    def take(self, rows: Tensor) -> VectorField:
+    def select(self, rows: Tensor) -> VectorField:
         """Return the vector field of some of the samples; `rows` is an index or a mask, shape (n,)."""
         return self.field.bind(self.control if self.control.dim() == 1 else self.control[rows])
 
@@ -58,7 +58,7 @@ class Field(nn.Module, ABC):
         dim: dimension d of a vector, or number of channels C of a feature map.
         axes: number of axes of an event: 1 for vectors (d,), 3 for feature maps (C, H, W).
         control_size: number P of weights that a control holds.
-        summary_size: number of features of a state that a controller is shown.
+        summary_size: number of features of a state that a controller is given.
     """
 
     dim: int
@@ -75,9 +75,9 @@ class Field(nn.Module, ABC):
         """Draw a control, shape (P,), from which training starts well: random features, zero velocity."""
 
     def summary(self, x: Tensor) -> Tensor:
-        """Return what a controller is shown of states (n, *event), shape (n, summary_size).
+        """Return what a controller is given of states (n, *event), shape (n, summary_size).
 
-        A vector is shown as it is, of a feature map the mean and the mean square of every channel.
+        A vector is given as it is, of a feature map the mean and the mean square of every channel.
         """
         if self.axes == 1:
             return x
@@ -108,16 +108,17 @@ class Field(nn.Module, ABC):
         if x.dim() not in (self.axes + 1, self.axes + 2) or x.shape[-self.axes] != self.dim:
             what = "dimensions" if self.axes == 1 else "channels"
             raise ValueError(f"the field has {self.dim} {what} in {self.axes} axes, the states are {tuple(x.shape)}")
-        self.check_control(control, x.shape[0])
+        self.checked_control(control, x.shape[0])
 
-    def check_control(self, control: Tensor, samples: int) -> None:
-        """Raise a ValueError unless a control is one for all samples, (P,), or one for each, (n, P)."""
+    def checked_control(self, control: Tensor, samples: int) -> Tensor:
+        """Return a control, or raise a ValueError unless it is one for all samples, (P,), or one for each, (n, P)."""
         if control.dim() not in (1, 2) or control.shape[-1] != self.control_size:
             raise ValueError(
                 f"the field takes {self.control_size} weights of control, got shape {tuple(control.shape)}"
             )
         if control.dim() == 2 and control.shape[0] != samples:
             raise ValueError(f"{samples} samples but {control.shape[0]} controls")
+        return control
 
     @property
     def shared_size(self) -> int:

@@ -1,7 +1,8 @@
 """Fields made of affine layers, and the multilayer perceptrons on vectors among them.
 
 All are the same network on points: a vector is one point, a feature map (see `convolutional`) a point at each pixel,
-whose layers see the patch of pixels around it. Every layer stands on the chosen rung of the control ladder.
+whose layers see the patch of pixels around it. Every layer has the chosen control
+parameterisation, see `ncode_gen.control.parameterisation`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from .activations import Activation, activate, activate_with_slope
 from .field import Field, VectorField
-from .ladder import Affine, ControlledLayer, LayerRung, Products, Rung, check_rung
+from .parameterisation import Affine, Control, ControlledLayer, LayerControl, Products, check_control
 
 __all__ = ["LayeredBound", "LayeredField", "LinearField", "MLPField", "ShallowField"]
 
@@ -33,17 +34,17 @@ class LayeredField(Field):
         dim: dimension of a vector, or number of channels.
         hidden: widths of the hidden layers; () for an affine field.
         kernel: side of the patches that a layer sees; 1 on vectors.
-        control: rung of the control ladder.
-        rank: rank of the updates on the rung "low-rank".
+        control: control parameterisation, see `ncode_gen.control.parameterisation`.
+        rank: rank of the low-rank updates.
         time: whether hidden layers and gains see the time.
         activation: "tanh", "softplus" or "silu".
         feedback: whether the gain of every unit follows the state.
-        feedback_control: what of the feedback is control: "all", "low-rank" updates, "gains" and biases, nothing
+        feedback_control: what of the feedback is control: "all", "low-rank" updates, "film", nothing
             ("shared"), or None for what `control` says.
         products: precision of the matrix products, "float32" (that of the state) or "bfloat16".
 
     Raises:
-        ValueError: sizes below one, an even kernel, or an unknown rung.
+        ValueError: sizes below one, an even kernel, or an unknown control parameterisation.
     """
 
     def __init__(
@@ -52,36 +53,36 @@ class LayeredField(Field):
         hidden: Sequence[int],
         *,
         kernel: int,
-        control: Rung,
+        control: Control,
         rank: int,
         time: bool,
         activation: Activation,
         feedback: bool,
-        feedback_control: LayerRung | None,
+        feedback_control: LayerControl | None,
         products: Products,
     ) -> None:
         super().__init__()
         if dim < 1 or min((1, *hidden)) < 1:
             raise ValueError(f"a field needs dim >= 1 and widths >= 1, got dim={dim}, hidden={tuple(hidden)}")
-        check_rung(control, rank)
-        if feedback_control not in (None, *get_args(LayerRung)):
-            known = ", ".join(get_args(LayerRung))
+        check_control(control, rank)
+        if feedback_control not in (None, *get_args(LayerControl)):
+            known = ", ".join(get_args(LayerControl))
             raise ValueError(f"feedback_control must be None or one of {known}, got {feedback_control!r}")
         self.dim, self.hidden, self.kernel, self.activation = dim, tuple(hidden), kernel, activation
         self.control = control
         area = kernel if self.axes == 1 else kernel * kernel
         widths = (dim, *hidden, dim)
-        below: LayerRung = "shared" if control == "last" else control
-        last: LayerRung = "all" if control == "last" else control
+        below: LayerControl = "shared" if control == "last" else control
+        last: LayerControl = "all" if control == "last" else control
         layers = [
-            ControlledLayer(area * i, o, rung=below, rank=rank, time=time, products=products)
+            ControlledLayer(area * i, o, control=below, rank=rank, time=time, products=products)
             for i, o in pairwise(widths[:-1])
         ]
-        layers.append(ControlledLayer(area * widths[-2], dim, rung=last, rank=rank, zero=True, products=products))
+        layers.append(ControlledLayer(area * widths[-2], dim, control=last, rank=rank, zero=True, products=products))
         self.layers = nn.ModuleList(layers)
-        units, rung = (self.hidden or (dim,)) if feedback else (), feedback_control or below
+        units, own = (self.hidden or (dim,)) if feedback else (), feedback_control or below
         self.gains = nn.ModuleList(
-            ControlledLayer(dim, o, rung=rung, rank=rank, time=time, zero=True, products=products) for o in units
+            ControlledLayer(dim, o, control=own, rank=rank, time=time, zero=True, products=products) for o in units
         )
         self.control_size = sum(layer.size for layer in self._all())
 
@@ -107,7 +108,7 @@ class LayeredField(Field):
     def multiplications(self) -> int:
         """Multiplications of an evaluation at one point (a vector, a pixel)."""
         return sum(
-            layer.inputs * layer.outputs + (layer.rung == "low-rank") * layer.rank * (layer.inputs + layer.outputs)
+            layer.inputs * layer.outputs + (layer.control == "low-rank") * layer.rank * (layer.inputs + layer.outputs)
             for layer in self._all()
         )
 
@@ -194,8 +195,8 @@ class MLPField(LayeredField):
     Args:
         dim: dimension d of the state.
         hidden: widths of the hidden layers; () for the affine field dx/dt = A' x + b.
-        control: what of the weights is control, see `ncode_gen.control.ladder`.
-        rank: rank of the updates on the rung "low-rank".
+        control: what of the weights is control, see `ncode_gen.control.parameterisation`.
+        rank: rank of the low-rank updates.
         time: whether hidden layers and gains see the time.
         activation: "tanh", "softplus" or "silu".
         feedback: whether the gain of every hidden unit (of every input, if there is none) follows the state.
@@ -203,12 +204,12 @@ class MLPField(LayeredField):
         products: precision of the matrix products; state and time keep theirs.
 
     Raises:
-        ValueError: a width or the dimension is below one, or an unknown rung.
+        ValueError: a width or the dimension is below one, or an unknown control parameterisation.
 
     >>> field = MLPField(dim=2, hidden=(8,), time=False)
     >>> field.control_size  # 2 x 8 + 8 + 8 x 2 + 2
     42
-    >>> MLPField(dim=2, hidden=(8,), control="gains", time=False).control_size  # 2 x 8 + 2 x 2
+    >>> MLPField(dim=2, hidden=(8,), control="film", time=False).control_size  # 2 x 8 + 2 x 2
     20
     >>> field(0.0, torch.ones(5, 2), field.initial_control()).shape
     torch.Size([5, 2])
@@ -219,12 +220,12 @@ class MLPField(LayeredField):
         dim: int,
         hidden: Sequence[int] = (),
         *,
-        control: Rung = "all",
+        control: Control = "all",
         rank: int = 4,
         time: bool = True,
         activation: Activation = "tanh",
         feedback: bool = False,
-        feedback_control: LayerRung | None = None,
+        feedback_control: LayerControl | None = None,
         products: Products = "float32",
     ) -> None:
         super().__init__(
@@ -258,8 +259,8 @@ class LinearField(MLPField):
     Args:
         dim: dimension d of the state.
         control: what of A and b is control.
-        rank: rank of the update of A on the rung "low-rank".
+        rank: rank of the low-rank update of A.
     """
 
-    def __init__(self, dim: int, *, control: Rung = "all", rank: int = 4) -> None:
+    def __init__(self, dim: int, *, control: Control = "all", rank: int = 4) -> None:
         super().__init__(dim, (), control=control, rank=rank)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from ..solvers import Gradient
+from ..errors import UserError
+from ..solvers import Gradient, LogDet, SolveOptions
 from .activations import Activation
 from .controllers import (
     AlgebraicController,
@@ -22,19 +23,18 @@ from .controllers import (
 )
 from .convolutional import ConvField
 from .field import Field
-from .ladder import LayerRung, Products, Rung
 from .layered import MLPField
-from .solver import LogDet, Solver
+from .parameterisation import Control, LayerControl, Products
 from .system import ControlledODE
 
-__all__ = ["NCODE", "Feedback", "Loop"]
+__all__ = ["NCODE", "Feedback", "Loop", "flow_of"]
 
 Loop = Literal["static", "open", "closed"]
 Feedback = Literal["gain", "weights", "dynamic"]
 
 
 class NCODE(ControlledODE):
-    """A neurally-controlled ODE: any field, any loop, any rung of the control ladder.
+    """A neurally-controlled ODE: any field, any loop, any control parameterisation.
 
     Args:
         dim: dimension d of the state, or number of channels of feature maps.
@@ -44,10 +44,10 @@ class NCODE(ControlledODE):
         feedback: how the closed loop follows the state: "gain" (the gain of every unit, divergence in closed form for
             at most one hidden layer), "weights" (all that is control, theta = gamma(c, x, t)) or "dynamic" (all that
             is control, theta' = g(t, x, theta), which has no density).
-        feedback_control: what of the "gain" feedback is control: "all" its weights, "low-rank" updates, "gains" and
-            biases, nothing ("shared"), or None for what `control` says.
+        feedback_control: what of the "gain" feedback is control: "all" its weights, "low-rank" updates, "film", nothing
+            ("shared"), or None for what `control` says.
         control: what of the field is control: "all" weights, those of the "last" layer, "low-rank" updates of shared
-            weights, or "gains" and biases.
+            weights, or "film".
         rank: rank of the low-rank updates.
         kernel: side of the kernels of a convolutional field on feature maps; None for vectors.
         condition: size of the condition; d if None, for a control made from x(0).
@@ -58,16 +58,16 @@ class NCODE(ControlledODE):
         time: whether the field sees the time.
         activation: "tanh", "softplus" or "silu".
         products: precision of the field's matrix products, "float32" (that of the state) or "bfloat16".
-        method: solver, see `ncode_gen.solvers.solve`.
+        method: solver, see `ncode_gen.solvers.SolveOptions`.
         steps: steps on [0, 1] of a fixed-step solver.
         rtol: relative tolerance of an adaptive solver.
         atol: absolute tolerance of an adaptive solver.
         max_steps: steps that a sample may try in "dopri5" and "tsit5".
-        gradient: how gradients are found, see `ncode_gen.control.Solver`.
+        gradient: how gradients are found, see `ncode_gen.solvers.SolveOptions`.
         log_det_by: how a log-determinant is found, likewise.
 
     Raises:
-        ValueError: an unknown loop, feedback, rung or method, or sizes that do not fit.
+        ValueError: an unknown loop, feedback, control or method, or sizes that do not fit.
 
     >>> import torch
     >>> flow = NCODE(dim=2, hidden=(32,), loop="closed")
@@ -75,7 +75,7 @@ class NCODE(ControlledODE):
     >>> solution = flow(x0, condition=x0)
     >>> solution.state.shape, solution.nfe
     (torch.Size([5, 2]), 32)
-    >>> maps = NCODE(dim=3, hidden=(8,), kernel=3, control="gains", condition=10, method="dopri5")
+    >>> maps = NCODE(dim=3, hidden=(8,), kernel=3, control="film", condition=10, method="dopri5")
     >>> maps(torch.randn(5, 3, 6, 6), condition=torch.randn(5, 10)).state.shape
     torch.Size([5, 3, 6, 6])
     """
@@ -87,8 +87,8 @@ class NCODE(ControlledODE):
         loop: Loop = "open",
         *,
         feedback: Feedback = "gain",
-        feedback_control: LayerRung | None = None,
-        control: Rung = "all",
+        feedback_control: LayerControl | None = None,
+        control: Control = "all",
         rank: int = 4,
         kernel: int | None = None,
         condition: int | None = None,
@@ -104,7 +104,7 @@ class NCODE(ControlledODE):
         rtol: float = 1e-6,
         atol: float = 1e-6,
         max_steps: int = 1000,
-        gradient: Gradient | Literal["auto"] = "auto",
+        gradient: Gradient = "auto",
         log_det_by: LogDet = "divergence",
     ) -> None:
         if loop not in ("static", "open", "closed"):
@@ -116,7 +116,7 @@ class NCODE(ControlledODE):
         gains = loop == "closed" and feedback == "gain"
         if feedback_control is not None and not gains:
             raise ValueError('feedback_control belongs to the closed loop with feedback="gain"')
-        solver = Solver(method, steps, None, rtol, atol, max_steps, gradient, log_det_by)
+        options = SolveOptions(method, steps, None, rtol, atol, max_steps, gradient, log_det_by)
         field: Field
         if kernel is None:
             field = MLPField(
@@ -130,7 +130,7 @@ class NCODE(ControlledODE):
             )  # fmt: skip
         c = dim if condition is None else condition
         controller = _controller(field, loop, feedback, c, gamma, dynamics, dynamics_rank)
-        super().__init__(field, controller, augment=augment, solver=solver)
+        super().__init__(field, controller, augment=augment, options=options)
 
 
 def _controller(
@@ -149,5 +149,49 @@ def _controller(
     widths = (condition, *gamma)
     to_control = nn.Sequential(*multilayer_perceptron(widths), ControlHead(widths[-1], field))
     if loop == "closed" and feedback == "dynamic":
-        return DynamicController(to_control, FactoredDynamics(field, rank, follows_state=True))
-    return OpenController(to_control, FactoredDynamics(field, rank, follows_state=False) if dynamics else None)
+        return DynamicController(to_control, FactoredDynamics(field, rank, closed_loop=True))
+    if dynamics:
+        return DynamicController(to_control, FactoredDynamics(field, rank, closed_loop=False), closed_loop=False)
+    return OpenController(to_control)
+
+
+def flow_of(
+    dim: int,
+    features: int,
+    loop: Loop,
+    *,
+    hidden: int,
+    layers: int,
+    method: str,
+    steps: int,
+    tolerance: float,
+    gamma: int = 0,
+    feedback_control: str = "same",
+    **more: Any,
+) -> NCODE:
+    """Return the flow of a recipe's section.
+
+    Args:
+        dim: number of latent dimensions.
+        features: size of the condition.
+        loop: its loop.
+        hidden: units of each hidden layer of the field.
+        layers: hidden layers of the field.
+        method: solver.
+        steps: its steps.
+        tolerance: its tolerances.
+        gamma: width of a hidden layer between features and control; 0 for a linear map.
+        feedback_control: what of the feedback is control; "same" for what `control` says.
+        **more: see `NCODE`.
+
+    Raises:
+        UserError: no solver has that name.
+    """
+    own: Any = None if feedback_control == "same" else feedback_control
+    try:
+        return NCODE(
+            dim, (hidden,) * layers, loop, condition=features, gamma=(gamma,) if gamma else (), feedback_control=own,
+            method=method, steps=steps, rtol=tolerance, atol=tolerance, **more,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"section [flow] of the recipe: {error}") from None

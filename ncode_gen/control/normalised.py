@@ -25,7 +25,7 @@ def norm_groups(channels: int) -> int:
 
 
 class NormalisedField(Field):
-    """The branch of a residual block as a velocity: GroupNorm, two convolutions, and each sample's gains and biases.
+    """The branch of a residual block as a velocity: GroupNorm, two convolutions, and each sample's FiLM.
 
     dx/dt = (g3, b3) * W2 a((g2, b2 + t c) * W1 a((g1, b1) * norm(x))), where a is SiLU, (g, b) * y stands for
     g y + b in every channel, and all g, b and c are the control; all samples share the kernels W1 and W2. The norm
@@ -70,9 +70,9 @@ class NormalisedField(Field):
         return _Normalised(self, control)
 
     def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return gains of one before and between the convolutions, and zeros: the flow is the identity."""
-        gains = (1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
-        return torch.cat([torch.full((size,), gain) for gain, size in zip(gains, self.sizes, strict=True)])
+        """Return scales of one before and between the convolutions, and zeros: the flow is the identity."""
+        scales = (1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+        return torch.cat([torch.full((size,), scale) for scale, size in zip(scales, self.sizes, strict=True)])
 
 
 class _Normalised(VectorField):
@@ -88,9 +88,9 @@ class _Normalised(VectorField):
             rows = values.repeat_interleave(particles, 0) if len(values) > 1 and particles > 1 else values
             return rows[..., None, None]
 
-        gain, bias, inner_gain, inner_bias, time, outer_gain, outer_bias = self.parts
+        scale, shift, inner_scale, inner_shift, time, outer_scale, outer_shift = self.parts
         maps = nn.functional.group_norm(x.flatten(0, 1), field.groups)
-        maps = nn.functional.silu(torch.addcmul(of_maps(bias), of_maps(gain), maps))
-        inner = of_maps(inner_bias + clock(t) * time)
-        maps = nn.functional.silu(torch.addcmul(inner, of_maps(inner_gain), field.first(maps)))
-        return torch.addcmul(of_maps(outer_bias), of_maps(outer_gain), field.second(maps)).view_as(x)
+        maps = nn.functional.silu(torch.addcmul(of_maps(shift), of_maps(scale), maps))
+        inner = of_maps(inner_shift + clock(t) * time)
+        maps = nn.functional.silu(torch.addcmul(inner, of_maps(inner_scale), field.first(maps)))
+        return torch.addcmul(of_maps(outer_shift), of_maps(outer_scale), field.second(maps)).view_as(x)

@@ -7,9 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..solvers import Solution, State, Tableau, checked, evaluations, fixed_tableau, grid_of, runge_kutta_step
-from .dynamics import CoupledDynamics
-from .solver import Solver
+from ..solvers import (
+    Solution,
+    SolveOptions,
+    State,
+    Tableau,
+    checked,
+    evaluations,
+    fixed_tableau,
+    grid_of,
+    runge_kutta_step,
+)
+from .dynamics import BoundDynamics
 
 __all__ = ["solve_with_step_maps"]
 
@@ -29,7 +38,7 @@ def _log_abs_det(step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return logabsdet
 
 
-def solve_with_step_maps(dynamics: CoupledDynamics, state: State, times: Tensor, solver: Solver) -> Solution:
+def solve_with_step_maps(dynamics: BoundDynamics, state: State, times: Tensor, options: SolveOptions) -> Solution:
     """Solve on a fixed grid, with the log-determinant of each step's own map.
 
     While every step is invertible the density that this gives is that of the computed samples, however coarse the grid.
@@ -38,36 +47,34 @@ def solve_with_step_maps(dynamics: CoupledDynamics, state: State, times: Tensor,
         dynamics: rates of (x, measures), the first of which is "log_det".
         state: (x, measures) at the first time.
         times: requested times, shape (T,).
-        solver: a fixed-step method.
+        options: a fixed-step method.
 
     Raises:
-        ValueError: theta is a part of the ODE's state, or the divergence is to be estimated along noise.
+        ValueError: the divergence is to be estimated along noise.
     """
-    if dynamics.steered is None:
-        raise ValueError('log_det_by="steps" needs a control that is no part of the ODE\'s state; use "divergence"')
-    if dynamics.noise is not None:
+    if dynamics.measures.noise is not None:
         raise ValueError('log_det_by="steps" is exact and takes no noise; use "divergence" for Hutchinson\'s estimate')
-    times, nodes, kept = grid_of(times, state[0], solver.steps, solver.grid)
-    tableau, bound = fixed_tableau(solver.method), dynamics.steered
-    rest = checked(dynamics.without("log_det"))
+    times, nodes, kept = grid_of(times, state[0], options.steps, options.grid)
+    tableau, bound = fixed_tableau(options.method), dynamics.bound
+    rest = checked(BoundDynamics(bound, dynamics.measures.without("log_det")))
     x, total, *others = state
     path: list[State] = [(x, total, *others)]
     for i in range(nodes.shape[0] - 1):
-        start, length = nodes[i], nodes[i + 1] - nodes[i]
-        total = total + _log_abs_det(_step(bound.velocity, start, length, tableau), x)
-        x, *others = runge_kutta_step(rest, start, length, (x, *others), tableau)
+        start, size = nodes[i], nodes[i + 1] - nodes[i]
+        total = total + _log_abs_det(_step(bound.velocity, start, size, tableau), x)
+        x, *others = runge_kutta_step(rest, start, size, (x, *others), tableau)
         path.append((x, total, *others))
     parts = tuple(torch.stack([path[k][part] for k in kept]) for part in range(len(state)))
     taken = nodes.shape[0] - 1
-    return Solution(times, parts, nfe=evaluations(solver.method, taken), accepted=taken, rejected=0)
+    return Solution(times, parts, nfe=evaluations(options.method, taken), accepted=taken, rejected=0)
 
 
 def _step(
-    velocity: Callable[[Tensor, Tensor], Tensor], start: Tensor, length: Tensor, tableau: Tableau
+    velocity: Callable[[Tensor, Tensor], Tensor], start: Tensor, size: Tensor, tableau: Tableau
 ) -> Callable[[Tensor], Tensor]:
     """Return the map of one step."""
 
     def move(x: Tensor) -> Tensor:
-        return runge_kutta_step(checked(lambda t, state: (velocity(t, state[0]),)), start, length, (x,), tableau)[0]
+        return runge_kutta_step(checked(lambda t, state: (velocity(t, state[0]),)), start, size, (x,), tableau)[0]
 
     return move

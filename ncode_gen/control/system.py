@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Unpack
 
 from ..solvers import (
     ADAPTIVE,
     Solution,
+    SolveOptions,
     State,
     Times,
     as_times,
     batch_invariant,
     casting_to,
-    evaluations,
-    grid_of,
-    has_fixed_steps,
     in_own_precision,
     solve,
 )
-from .controllers import Controller
-from .dynamics import ControlDynamics, CoupledDynamics
+from .backends import solve_dynamics
+from .controllers import Controller, DynamicController
+from .dynamics import BoundDynamics, ControlDynamics, CoupledDynamics, Dynamics, Measures
 from .field import Field
-from .native import shallow_field, shallow_solve
-from .solver import Solver, SolverOptions
-from .step_map import solve_with_step_maps
 
 __all__ = ["ControlledODE", "DensityError", "FlowSolution"]
 
@@ -46,7 +40,7 @@ class FlowSolution(Solution):
         augmented: the state with its extra dimensions, shape (T, n, *event) or (T, n, K, *event).
         log_det: log |det dx(t)/dx(0)| in nats at every requested time, shape (T, n) or (T, n, K), if asked for.
         energy: integral of |dx/dt|^2 up to every requested time, of the shape of `log_det`, if asked for.
-        roughness: integral of the squared Frobenius norm of the Jacobian, likewise, estimated, if asked for.
+        jacobian_penalty: integral of the squared Frobenius norm of the Jacobian, likewise, estimated, if asked for.
         control: theta at every requested time, where it is a part of the ODE's state: shape (T, n, P), or (T, n, K, P)
             where it follows K states.
     """
@@ -54,13 +48,13 @@ class FlowSolution(Solution):
     augmented: Tensor
     log_det: Tensor | None = None
     energy: Tensor | None = None
-    roughness: Tensor | None = None
+    jacobian_penalty: Tensor | None = None
     control: Tensor | None = None
 
 
-def _exactly(solver: Solver) -> AbstractContextManager[None]:
+def _exactly(options: SolveOptions) -> AbstractContextManager[None]:
     """Per-sample adaptive solves promise the same bits in every batch, and so gamma has to keep that promise too."""
-    return batch_invariant() if solver.method in ADAPTIVE else nullcontext()
+    return batch_invariant() if options.method in ADAPTIVE else nullcontext()
 
 
 def _ends(x: Tensor, first: float, last: float) -> Tensor:
@@ -76,10 +70,7 @@ class ControlledODE(nn.Module):
         field: f.
         controller: what decides theta.
         augment: extra state dimensions (channels) that start at zero (ANODE); the field's are d + augment.
-        solver: how solves are done, unless a call says otherwise.
-
-    Attributes:
-        unfinished: samples of the last per-sample adaptive solve that did not reach their last time.
+        options: how solves are done, unless a call says otherwise.
 
     Raises:
         ValueError: a negative augmentation, or one that leaves no dimension.
@@ -92,13 +83,14 @@ class ControlledODE(nn.Module):
     tensor([[-1., -2.]])
     """
 
-    def __init__(self, field: Field, controller: Controller, *, augment: int = 0, solver: Solver | None = None) -> None:
+    def __init__(
+        self, field: Field, controller: Controller, *, augment: int = 0, options: SolveOptions | None = None
+    ) -> None:
         super().__init__()
         if augment < 0 or augment >= field.dim:
             raise ValueError(f"the augmentation must be >= 0 and < {field.dim}, got {augment}")
         self.field, self.controller, self.augment = field, controller, augment
-        self.solver = solver or Solver()
-        self.unfinished = 0
+        self.options = options or SolveOptions()
 
     @property
     def dim(self) -> int:
@@ -111,8 +103,11 @@ class ControlledODE(nn.Module):
         Args:
             conditioned: whether the condition is something else than the initial state.
         """
-        if self.controller.no_density is not None:
-            raise DensityError(self.controller.no_density)
+        if isinstance(self.controller, DynamicController) and self.controller.closed_loop:
+            raise DensityError(
+                "in a dynamic closed loop theta remembers the path, so x(0) -> x(1) may fold and has no density; use a "
+                "static, open (on a condition that is not x0) or algebraic closed loop"
+            )
         if self.controller.conditional and not conditioned:
             raise DensityError(
                 "theta = gamma(x0) gives every initial state a flow of its own, so x(0) -> x(1) may fold and has no "
@@ -129,9 +124,10 @@ class ControlledODE(nn.Module):
         times: Times | None = None,
         log_det: bool = False,
         energy: bool = False,
-        roughness: bool = False,
+        jacobian_penalty: bool = False,
         noise: Tensor | None = None,
-        **options: Unpack[SolverOptions],
+        velocity: Tensor | None = None,
+        options: SolveOptions | None = None,
     ) -> FlowSolution:
         """Solve from the first to the last of `times`.
 
@@ -144,24 +140,32 @@ class ControlledODE(nn.Module):
             log_det: whether to integrate the divergence.
             energy: whether to integrate |dx/dt|^2, the kinetic penalty of Finlay et al., "How to train your neural
                 ODE", ICML 2020, equation 11.
-            roughness: whether to integrate the squared Frobenius norm of the Jacobian (same source), estimated as
-                |J e|^2 with the noise e.
+            jacobian_penalty: whether to integrate the squared Frobenius norm of the Jacobian (same source), estimated
+                as |J e|^2 with the noise e.
             noise: e, of the shape of `x`, augmentation included, of mean zero and unit covariance, fixed through the
                 solve. With it the divergence is Hutchinson's estimate e' J e; without it exact.
-            **options: what differs from the module's own solver, see `SolverOptions`.
+            velocity: dx/dt at the first time, of the shape of `x`, where it is known: fixed-step methods then evaluate
+                the field once less. Only for a control that is no part of the ODE's state, and without measures.
+            options: how to solve; the flow's own options if None.
 
         Raises:
             DensityError: `log_det` of a map that is not a flow in x.
-            ValueError: a wrong shape, dtype, method or number of steps, times of another form than `solve` takes, or
-                `roughness` without noise.
+            ValueError: a wrong shape or dtype, times of another form than `solve` takes, or `jacobian_penalty` without
+                noise.
         """
         if log_det:
             self.check_density(conditioned=condition is not None and condition is not x)
-        if roughness and noise is None:
-            raise ValueError("the roughness is estimated along noise; give noise of the shape of the states")
-        times = _ends(x, 0.0, 1.0) if times is None else as_times(times, x, steps=self.solver.steps)
-        measures = {"log_det": log_det, "energy": energy, "roughness": roughness}
-        return self._solve(x, condition, times, self._solver(options), measures, noise)
+        if jacobian_penalty and noise is None:
+            raise ValueError("the Jacobian penalty is estimated along noise; give noise of the shape of the states")
+        options = options or self.options
+        times = _ends(x, 0.0, 1.0) if times is None else as_times(times, x, steps=options.steps)
+        measures = {"log_det": log_det, "energy": energy, "jacobian_penalty": jacobian_penalty}
+        names = tuple(name for name, wanted in measures.items() if wanted)
+        if velocity is not None and (names or isinstance(self.controller, DynamicController)):
+            raise ValueError(
+                "a known velocity is that of x alone: ask for no measures, and use a control without dynamics"
+            )
+        return self._solve(x, condition, times, options, Measures(names, noise, options.precision), velocity=velocity)
 
     def inverse(
         self,
@@ -170,25 +174,25 @@ class ControlledODE(nn.Module):
         *,
         log_det: bool = False,
         noise: Tensor | None = None,
-        **options: Unpack[SolverOptions],
+        options: SolveOptions | None = None,
     ) -> FlowSolution:
         """Solve from time 1 back to time 0; arguments as in `forward`.
 
         Raises:
             DensityError: the map is not a flow in x, so it has no inverse.
-            ValueError: a wrong shape, method or number of steps.
+            ValueError: a wrong shape.
         """
         self.check_density(conditioned=condition is not None and condition is not x)
-        solver = self._solver(options)
-        back = _ends(x, 1.0, 0.0)
-        theta = None
-        if self.controller.moves:
-            # Without feedback theta moves by itself, so theta(1) is found first.
-            with _exactly(solver), in_own_precision(x):
+        options = options or self.options
+        back, theta = _ends(x, 1.0, 0.0), None
+        if isinstance(self.controller, DynamicController):
+            # In open loop theta does not depend on x, so theta(1) is found first.
+            with _exactly(options), in_own_precision(x):
                 start = self.controller.start(x if condition is None else condition)
-                alone = ControlDynamics(self.controller, start)
-                theta = self._integrate(alone, (start,), back.flip(0), solver, start.numel()).state
-        return self._solve(x, condition, back, solver, {"log_det": log_det}, noise, theta)
+                own = options.with_gradient(True, start.numel())
+                theta = solve(ControlDynamics(self.controller), (start,), back.flip(0), own).state
+        measures = Measures(("log_det",) if log_det else (), noise, options.precision)
+        return self._solve(x, condition, back, options, measures, theta)
 
     def velocity(self, t: float, x: Tensor, condition: Tensor, control: Tensor | None = None) -> Tensor:
         """Return dx/dt at states (n, K, *event) under each sample's own control, of the shape of `x`.
@@ -200,130 +204,62 @@ class ControlledODE(nn.Module):
             control: theta at time t, shape (n, P), for a controller whose theta is a part of the ODE's state.
 
         Raises:
-            ValueError: theta moves, and `control` is not given.
+            ValueError: theta has dynamics, and `control` is not given.
         """
-        if self.controller.moves:
-            if control is None:
-                raise ValueError("theta is a part of the ODE's state here; give the control at time t")
-            field = self.field.bind(control)
-        else:
-            field = self.controller.steer(self.field, condition)
-        return field.velocity(torch.tensor(t, dtype=x.dtype, device=x.device), x)
-
-    def _solver(self, options: SolverOptions) -> Solver:
-        """Return the module's solver with what one call does differently."""
-        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-        return replace(self.solver, **given) if given else self.solver
-
-    def _integrate(self, derivative: Any, state: State, times: Tensor, solver: Solver, controls: int) -> Solution:
-        return solve(
-            derivative,
-            state,
-            times,
-            method=solver.method,
-            steps=solver.steps,
-            grid=solver.grid,
-            rtol=solver.rtol,
-            atol=solver.atol,
-            max_steps=solver.max_steps,
-            gradient=solver.choose_gradient(self.controller.rebuilds, controls),
-        )
+        if isinstance(self.controller, DynamicController) and control is None:
+            raise ValueError("theta is a part of the ODE's state here; give the control at time t")
+        bound = self.controller.bind(self.field, condition) if control is None else self.field.bind(control)
+        return bound.velocity(torch.tensor(t, dtype=x.dtype, device=x.device), x)
 
     def _solve(
         self,
         x: Tensor,
         condition: Tensor | None,
         times: Tensor,
-        solver: Solver,
-        measures: dict[str, bool],
-        noise: Tensor | None,
+        options: SolveOptions,
+        measures: Measures,
         theta: Tensor | None = None,
+        velocity: Tensor | None = None,
     ) -> FlowSolution:
         """Solve from states and a condition as the user gave them; `theta` at the first time, if not gamma's."""
+        noise = measures.noise
         # What layers under automatic casting gave is taken back to the dtype of the weights.
         if casting_to(x) is not None:
             x = self._uncast(x)
             condition, noise = (None if part is None else self._uncast(part) for part in (condition, noise))
-        with in_own_precision(x):
-            return self._solve_in_own_precision(x, condition, times, solver, measures, noise, theta)
+        with in_own_precision(x), _exactly(options):
+            points, condition = self._checked(x, condition)
+            if noise is not None:
+                if noise.numel() != points.numel():
+                    raise ValueError(
+                        f"noise must have the shape of the states, {tuple(points.shape)}, got {noise.shape}"
+                    )
+                noise = noise.reshape(points.shape)
+            measures = Measures(measures.names, noise, measures.precision)
+            dynamics, state = self._dynamics(points, condition, measures, theta)
+            if velocity is not None and isinstance(dynamics, BoundDynamics):
+                dynamics = BoundDynamics(dynamics.bound, measures, velocity.reshape(points.shape))
+            controls = points.shape[0] * points.shape[1] * self.field.control_size
+            recomputes = self.controller.closed_loop or isinstance(self.controller, DynamicController)
+            solution = solve_dynamics(dynamics, state, times, options.with_gradient(recomputes, controls))
+        return self._result(solution, x, measures.names)
 
-    def _solve_in_own_precision(
-        self,
-        x: Tensor,
-        condition: Tensor | None,
-        times: Tensor,
-        solver: Solver,
-        measures: dict[str, bool],
-        noise: Tensor | None,
-        theta: Tensor | None,
-    ) -> FlowSolution:
-        points, condition = self._checked(x, condition)
-        n, particles, *event = points.shape
-        if noise is not None:
-            if noise.numel() != points.numel():
-                raise ValueError(f"noise must have the shape of the states, {tuple(points.shape)}, got {noise.shape}")
-            noise = noise.reshape(points.shape)
-        with _exactly(solver):
-            controller = self.controller
-            wanted = tuple(name for name, on in measures.items() if on)
-            totals = tuple(points.new_zeros(n, particles) for _ in wanted)
-            if controller.moves:
-                if controller.follows_state and particles > 1:
-                    # Each particle pulls theta its own way, so each becomes a sample.
-                    points = points.reshape(n * particles, 1, *event)
-                    noise = None if noise is None else noise.reshape(points.shape)
-                    condition = condition.repeat_interleave(particles, 0)
-                    totals = tuple(total.reshape(-1, 1) for total in totals)
-                start = controller.start(condition) if theta is None else theta
-                self.field.check_control(start, len(points))
-                state: State = (points, start.expand(len(points), -1), *totals)
-                dynamics = CoupledDynamics(self.field, controller, None, wanted, noise, solver.precision)
-            else:
-                if type(controller).steer is Controller.steer:  # one theta for the whole solve
-                    control = controller.start(condition)
-                    self.field.check_control(control, n)
-                    fast = self._solve_natively(control, points, times, solver, wanted, noise)
-                    if fast is not None:
-                        return self._result(fast, x, wanted)
-                    steered = self.field.bind(control)
-                else:
-                    steered = controller.steer(self.field, condition)
-                state = (points, *totals)
-                dynamics = CoupledDynamics(self.field, controller, steered, wanted, noise, solver.precision)
-            if "log_det" in wanted and solver.log_det_by == "steps":
-                solution = solve_with_step_maps(dynamics, state, times, solver)
-            else:
-                controls = points.shape[0] * points.shape[1] * self.field.control_size
-                solution = self._integrate(dynamics, state, times, solver, controls)
-                if solution.outcomes is not None:
-                    self.unfinished = int((~solution.reached).sum())
-        return self._result(solution, x, wanted)
-
-    def _solve_natively(
-        self,
-        control: Tensor,
-        points: Tensor,
-        times: Tensor,
-        solver: Solver,
-        wanted: tuple[str, ...],
-        noise: Tensor | None,
-    ) -> Solution | None:
-        """Solve by compiled code where it knows the field and all that is wanted; else return None."""
-        if not has_fixed_steps(solver.method) or solver.gradient not in ("auto", "backprop") or noise is not None:
-            return None
-        if "log_det" in wanted and solver.log_det_by == "steps":
-            return None
-        if "energy" in wanted or solver.precision is not None:
-            return None
-        field = shallow_field(self.field, control, points)
-        if field is None:
-            return None
-        times, nodes, kept = grid_of(times, points, solver.steps, solver.grid)
-        if nodes.requires_grad or nodes.dtype != points.dtype:  # float64 where float32 cannot resolve the times
-            return None
-        parts = shallow_solve(field, control, points, nodes, kept, solver.method, log_det="log_det" in wanted)
-        taken = nodes.shape[0] - 1
-        return Solution(times, parts, nfe=evaluations(solver.method, taken), accepted=taken, rejected=0)
+    def _dynamics(
+        self, points: Tensor, condition: Tensor, measures: Measures, theta: Tensor | None
+    ) -> tuple[Dynamics, State]:
+        """Return the dynamics of checked states (n, K, *event), and what they start from."""
+        controller = self.controller
+        totals = [points.new_zeros(points.shape[:2]) for _ in measures.names]
+        if not isinstance(controller, DynamicController):
+            return BoundDynamics(controller.bind(self.field, condition), measures), (points, *totals)
+        if controller.closed_loop and points.shape[1] > 1:
+            # Each particle drives theta its own way, so each becomes a sample.
+            condition = condition.repeat_interleave(points.shape[1], 0)
+            points = points.flatten(0, 1).unsqueeze(1)
+            noise = None if measures.noise is None else measures.noise.reshape(points.shape)
+            measures, totals = Measures(measures.names, noise, measures.precision), [t.reshape(-1, 1) for t in totals]
+        start = self.field.checked_control(controller.start(condition) if theta is None else theta, len(points))
+        return CoupledDynamics(self.field, controller, measures), (points, start.expand(len(points), -1), *totals)
 
     def _checked(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return states (n, K, *event) and a condition (n, c), or raise a ValueError that names the wrong shape."""
@@ -357,27 +293,26 @@ class ControlledODE(nn.Module):
 
     def _check_dtype(self, x: Tensor, condition: Tensor) -> None:
         """Raise a ValueError where states or condition have another dtype than the weights."""
+        own = self._dtype(x.dtype)
         for what, given in (("states", x), ("condition", condition)):
             if not given.is_floating_point():
                 raise ValueError(f"{what} must be real floating point, got {given.dtype}")
-        own = self._dtype(x.dtype)
-        for what, given in (("states", x), ("condition", condition)):
             if given.dtype != own:
                 raise ValueError(
                     f"the {what} are {given.dtype}, the weights of the flow {own}; convert one of them, such as "
                     f"{what}.to({own}) or flow.to({given.dtype})"
                 )
 
-    def _result(self, solution: Solution, x: Tensor, wanted: tuple[str, ...]) -> FlowSolution:
+    def _result(self, solution: Solution, x: Tensor, names: tuple[str, ...]) -> FlowSolution:
         """Give every part the leading shape of the states, (T, n) or (T, n, K)."""
         axes = self.field.axes
         lead = (solution.times.shape[0], *x.shape[: x.dim() - axes])
         augmented = solution.parts[0].reshape(*lead, *solution.parts[0].shape[3:])
         parts = [augmented.narrow(len(lead), 0, self.dim)]
         control = None
-        if self.controller.moves:
+        if isinstance(self.controller, DynamicController):
             control = solution.parts[1]
-            if self.controller.follows_state:
+            if self.controller.closed_loop:
                 control = control.reshape(*lead, -1)
             parts.append(control)
         totals = [part.reshape(lead) for part in solution.parts[len(parts) :]]
@@ -391,9 +326,9 @@ class ControlledODE(nn.Module):
             counts=solution.counts,
             augmented=augmented,
             control=control,
-            **dict(zip(wanted, totals, strict=True)),
+            **dict(zip(names, totals, strict=True)),
         )
 
     def extra_repr(self) -> str:
         """Show the solver."""
-        return f"method={self.solver.method}, steps={self.solver.steps}, augment={self.augment}"
+        return f"method={self.options.method}, steps={self.options.steps}, augment={self.augment}"

@@ -1,4 +1,4 @@
-"""A field on images: a U-net whose gains and biases, and the picture that guides it, are each sample's own."""
+"""A field on images: a U-net whose FiLM, and the conditioning image that it is given, are each sample's own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SMALLEST, LARGE, WIDEN, EXPAND, KERNEL, TIMES = 8, 16, 4, 2, 5, 8
 class _Block(nn.Module):
     """A depthwise convolution and two 1 x 1 around a skip; it starts as the identity.
 
-    Gains and biases, two numbers for each channel before the first 1 x 1 and for each unit after it, come with the
-    call. Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022, figure 4, with the norm over all channels and
+    Scales and shifts (FiLM), two numbers for each channel before the first 1 x 1 and for each unit after it, come with
+    the call. Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022, figure 4, with the norm over all channels and
     pixels.
 
     Args:
@@ -40,9 +40,9 @@ class _Block(nn.Module):
 
     def forward(self, maps: Tensor, control: Tensor, time: Tensor) -> Tensor:
         parts = (control + self.clock(time)).split(self.sizes, -1)
-        gain, bias, inner_gain, inner_bias = (part[..., None, None] for part in parts)
-        units = torch.addcmul(bias, 1 + gain, self.norm(self.spread(maps)))
-        units = torch.addcmul(inner_bias, 1 + inner_gain, self.up(units))
+        scale, shift, inner_scale, inner_shift = (part[..., None, None] for part in parts)
+        units = torch.addcmul(shift, 1 + scale, self.norm(self.spread(maps)))
+        units = torch.addcmul(inner_shift, 1 + inner_scale, self.up(units))
         units = nn.functional.silu(units, inplace=not torch.is_grad_enabled())  # new memory costs a CPU more than this
         out: Tensor = maps + self.down(units)
         return out
@@ -55,8 +55,8 @@ def _blocks(level: nn.Module) -> list[_Block]:
 class UNetField(Field):
     """A convolutional network over several resolutions, for states that are images of one size.
 
-    What all samples share are the kernels, and how the time enters. A control is, for each sample, gains and biases of
-    all channels and units, and after them a picture of the size of the state, its guide, which the first layer is shown
+    What all samples share are the kernels, and how the time enters. A control is, for each sample, the FiLM of
+    all channels and units, and after it a conditioning image of the size of the state, which the first layer is given
     beside the state.
 
     The field is meant for flow matching from noise at t = 0, independent of the end, to states of unit variance at
@@ -69,12 +69,10 @@ class UNetField(Field):
     cannot be halved so often are padded by their border inside.
 
     Args:
-        shape: (C, H, W) of states and guides.
+        shape: (C, H, W) of states and conditioning images.
         width: channels at the first resolution; doubled as the side is halved, at most up to four times `width`.
         blocks: blocks at each resolution, on the way down and on the way up.
         noise: standard deviation of the states at t = 0, where that at t = 1 is 1.
-        centred: whether states at t = 1 are known to have mean zero under each control. At t = 0, where a state tells
-            nothing of its end, the best velocity is then the known one, and the network is not asked.
 
     Raises:
         ValueError: a size below one, or a noise that is not above 0.
@@ -93,7 +91,6 @@ class UNetField(Field):
         width: int = 64,
         blocks: int = 1,
         noise: float = 1.0,
-        centred: bool = False,
     ) -> None:
         super().__init__()
         if not noise > 0:
@@ -101,7 +98,6 @@ class UNetField(Field):
         if min(*shape, width, blocks) < 1:
             raise ValueError(f"image sides, width and blocks must be at least 1, got {shape}, {width} and {blocks}")
         self.shape, self.dim, self.summary_size, self.noise = shape, shape[0], 2 * shape[0], noise
-        self.centred = centred
         self.patch = 2 if max(shape[1:]) > LARGE else 1
         side, widths = math.ceil(max(shape[1:]) / self.patch), [width]
         while side > SMALLEST:
@@ -132,20 +128,20 @@ class UNetField(Field):
         self.modulations = sum(self.sizes)
         self.control_size = self.modulations + math.prod(shape)
 
-    def pack(self, modulations: Tensor, guides: Tensor) -> Tensor:
-        """Return controls (n, P) of gains and biases (n, `modulations`) and guides (n, C, H, W)."""
-        return torch.cat([modulations, guides.flatten(1)], 1)
+    def pack(self, modulations: Tensor, images: Tensor) -> Tensor:
+        """Return controls (n, P) of FiLM (n, `modulations`) and conditioning images (n, C, H, W)."""
+        return torch.cat([modulations, images.flatten(1)], 1)
 
     def bind(self, control: Tensor) -> VectorField:
         """Return the vector field under `control`."""
-        return _Guided(self, control)
+        return _Conditioned(self, control)
 
     def initial_control(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return zeros: no gain or bias differs from its start, and the guide is empty."""
+        """Return zeros: no scale or shift differs from its start, and the conditioning image is empty."""
         return torch.zeros(self.control_size)
 
-    def known(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is known of the velocity at times t (...): its slope in the state, and two standard deviations.
+    def preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the preconditioning at times t (...): the velocity's slope in the state, and two standard deviations.
 
         The best guess at a state x is the slope times x if the ends of the lines are independent noise. The standard
         deviations, each (...), are those of the velocity about this guess, and of the state.
@@ -153,19 +149,19 @@ class UNetField(Field):
         variance = ((1 - t) * self.noise).square() + t.square()
         return (t - (1 - t) * self.noise**2) / variance, self.noise * variance.rsqrt(), variance.sqrt()
 
-    def apply_network(self, t: Tensor, images: Tensor, guides: Tensor, modulations: Tensor) -> Tensor:
-        """Return what the network adds to the known velocity, (m, C, H, W), in units of its standard deviation.
+    def apply_network(self, t: Tensor, images: Tensor, conditions: Tensor, modulations: Tensor) -> Tensor:
+        """Return what the network adds to the preconditioning's velocity, (m, C, H, W), in units of its deviation.
 
         Args:
             t: time, scalar or (m,).
             images: states divided by their standard deviation, (m, C, H, W).
-            guides: (m, C, H, W).
-            modulations: gains and biases, (m, `modulations`) or those of all, (1, `modulations`).
+            conditions: conditioning images, (m, C, H, W).
+            modulations: FiLM, (m, `modulations`) or those of all, (1, `modulations`).
         """
         angles = t.reshape(-1, 1) * self.frequencies
         time = self.clock(torch.cat([t.reshape(-1, 1), angles.sin(), angles.cos()], 1))
         parts = iter(modulations.split(self.sizes, 1))
-        maps = self._padded(torch.cat([images, guides], 1))
+        maps = self._padded(torch.cat([images, conditions], 1))
         maps = self.first(nn.functional.pixel_unshuffle(maps, self.patch) if self.patch > 1 else maps)
         kept: list[Tensor] = []
         for level, blocks in enumerate(self.down):
@@ -190,26 +186,23 @@ class UNetField(Field):
         return nn.functional.pad(maps, (0, width, 0, height), mode="replicate") if height or width else maps
 
 
-class _Guided(VectorField):
+class _Conditioned(VectorField):
     def __init__(self, field: UNetField, control: Tensor) -> None:
         super().__init__(field, control)
         rows = control.view(-1, field.control_size)
-        self.modulations, guides = rows.split([field.modulations, math.prod(field.shape)], 1)
-        self.guides = guides.unflatten(1, field.shape)
+        self.modulations, images = rows.split([field.modulations, math.prod(field.shape)], 1)
+        self.conditions = images.unflatten(1, field.shape)
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         field = self.field
         assert isinstance(field, UNetField)
         images, particles = x.flatten(0, 1), x.shape[1]
-        modulations, guides = self.modulations, self.guides
-        # A solver's time is a scalar; in training each sample has its own, and the network learns at all of them.
-        if field.centred and not t.dim() and float(t) == 0.0:
-            return field.known(t)[0] * x
-        if len(guides) > 1 and particles > 1:
-            modulations, guides = (part.repeat_interleave(particles, 0) for part in (modulations, guides))
+        modulations, conditions = self.modulations, self.conditions
+        if len(conditions) > 1 and particles > 1:
+            modulations, conditions = (part.repeat_interleave(particles, 0) for part in (modulations, conditions))
         if t.dim():
             t = t.repeat_interleave(particles, 0)
-        guides = guides.expand(len(images), -1, -1, -1)
-        slope, uncertain, deviation = (part.view(-1, 1, 1, 1) for part in field.known(t))
-        added = field.apply_network(t, images / deviation, guides, modulations)
+        conditions = conditions.expand(len(images), -1, -1, -1)
+        slope, uncertain, deviation = (part.view(-1, 1, 1, 1) for part in field.preconditioning(t))
+        added = field.apply_network(t, images / deviation, conditions, modulations)
         return (slope * images + uncertain * added).view_as(x)

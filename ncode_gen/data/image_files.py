@@ -151,5 +151,5 @@ def _read_folder(folder: Path, notes: list[str]) -> Tensor:
             raise UserError(f"{path} is {size[0]} x {size[1]} pixels; all pictures must be {side} x {side}")
         grey &= mode in GREY_MODES or mode.startswith("I")
     pixels, told = set_range(found.paths)
-    notes += [*found.told(folder), *told]
+    notes += [*found.notes(folder), *told]
     return torch.stack([read_picture(path, side, grey=grey, pixels=pixels) for path in found.paths])

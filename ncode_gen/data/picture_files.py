@@ -132,7 +132,7 @@ def set_range(paths: Sequence[Path], given: PixelRange | None = None) -> tuple[P
     clipped = 0
     if finder.low < used.black or finder.high > used.white:
         clipped = sum(used.outside(_read_deep(path)) for path in deep)
-    return used, [finder.told(used, len(paths), clipped)]
+    return used, [finder.note(used, len(paths), clipped)]
 
 
 def _read_deep(path: Path) -> np.ndarray[Any, Any]:

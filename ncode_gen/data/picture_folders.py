@@ -42,7 +42,7 @@ class Found:
         """Count a file or folder as left out."""
         self.left_out.setdefault(reason, []).append(path)
 
-    def told(self, root: Path) -> list[str]:
+    def notes(self, root: Path) -> list[str]:
         """Return a line for each reason, with a count and some names."""
         lines = []
         for reason, paths in self.left_out.items():
@@ -82,7 +82,7 @@ def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
             found.paths = sorted(set(found.paths) - set(own))
     found.paths.sort()
     if len(found.paths) < least:
-        told = "".join(f"; {line}" for line in found.told(folder))
+        told = "".join(f"; {line}" for line in found.notes(folder))
         raise UserError(
             f"{folder} holds {len(found.paths)} pictures, at least {least} are needed; known endings are "
             f"{', '.join(sorted(picture_endings()))}{told}"

@@ -75,7 +75,7 @@ class RangeFinder:
                 return PixelRange(0.0, self.high)
         return PixelRange(0.0, float(next((depth for depth in DEPTHS if self.high <= depth), self.high)))
 
-    def told(self, used: PixelRange, sets: int, clipped: int) -> str:
+    def note(self, used: PixelRange, sets: int, clipped: int) -> str:
         """Return one line for the user.
 
         Args:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..config.recipe import DataRecipe
+from ..config import DataSection
 from ..errors import UserError
 from ..runtime.paths import user_path
 from ..runtime.seeding import seeded
@@ -77,22 +77,31 @@ class TensorImages(Images):
     Args:
         pixels: (n, C, H, W), uint8.
         labels: classes, (n,), where they are known.
-        notes: what is to be told of how they were read, a line each.
+        notes: what to say of how they were read, a line each.
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor | None = None, notes: tuple[str, ...] = ()) -> None:
         self.pixels, self.labels, self.notes = pixels, labels, notes
+        self._copy: Tensor | None = None
         self.shape = (int(pixels.shape[1]), int(pixels.shape[2]), int(pixels.shape[3]))
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def batches(self, size: int, order: Tensor | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-        """Yield batches in [0, 1]; the pixels move to the device once and stay there."""
-        self.pixels = self.pixels.to(device)
+        """Yield batches in [0, 1]."""
+        pixels = self._on(torch.device(device))
         order = torch.arange(len(self)) if order is None else order
         for part in order.to(device).split(size):
-            yield self.pixels[part].float() / 255
+            yield pixels[part].float() / 255
+
+    def _on(self, device: torch.device) -> Tensor:
+        """Return the pixels on a device; a copy on another one than theirs is made once."""
+        if device == self.pixels.device:
+            return self.pixels
+        if self._copy is None or self._copy.device != device:
+            self._copy = self.pixels.to(device)
+        return self._copy
 
     def head(self, n: int) -> TensorImages:
         """Return the first `n` images."""
@@ -156,7 +165,7 @@ class _Reading(Dataset[Tensor | str]):
 
 @dataclass(frozen=True)
 class Splits:
-    """The images to learn from, to watch training with, and to score with.
+    """The training, validation and test images.
 
     Attributes:
         notes: what was left out or decided for the user, a line each.
@@ -172,14 +181,15 @@ class Splits:
     files: FileSplit | None = None
 
 
-def _digits(recipe: DataRecipe) -> Splits:
-    from sklearn.datasets import load_digits
+def load_digits(section: DataSection) -> Splits:
+    """Load scikit-learn's digits."""
+    from sklearn.datasets import load_digits as load
 
-    digits = load_digits()
+    digits, keys = load(), section.values()
     pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    images = TensorImages(_resized(pixels, recipe), torch.from_numpy(digits.target))
-    train, test = _shuffled(len(images), recipe.test, recipe.split_seed)
-    return _validation(images.select(train), images.select(test), recipe)
+    images = TensorImages(_resized(pixels, section.size), torch.from_numpy(digits.target))
+    train, test = _shuffled(len(images), keys["test"], section.split_seed)
+    return _validation(images.select(train), images.select(test), section)
 
 
 TORCHVISION = {
@@ -196,53 +206,59 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _torchvision(recipe: DataRecipe, workers: int) -> Splits:
+def _halves(section: DataSection) -> tuple[Any, Any]:
+    """Return torchvision's training and test halves of a set, downloaded if need be."""
     from torchvision import datasets
 
-    name, folder = TORCHVISION[recipe.name]
-    expected = Path(recipe.root) / folder
-    kind = getattr(datasets, name)
+    name, folder = TORCHVISION[section.name]
+    expected, kind = Path(section.place) / folder, getattr(datasets, name)
 
     def part(train: bool) -> Any:
-        which = {"split": "train" if train else "test"} if recipe.name == "celeba" else {"train": train}
+        which = {"split": "train" if train else "test"} if section.name == "celeba" else {"train": train}
         try:
-            return kind(recipe.root, download=False, **which)
+            return kind(section.place, download=False, **which)
         except RuntimeError:
             pass  # Not there yet; torchvision says so with a RuntimeError.
         except Exception as error:
-            raise UserError(f"the files of {recipe.name} in {expected} are damaged ({error}); delete them") from None
+            raise UserError(f"the files of {section.name} in {expected} are damaged ({error}); delete them") from None
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                return kind(recipe.root, download=True, **which)
+                return kind(section.place, download=True, **which)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"{recipe.name} is not in {expected} and could not be downloaded ({reason}); put torchvision's files "
+                f"{section.name} is not in {expected} and could not be downloaded ({reason}); put torchvision's files "
                 "there, or name the folder that holds them with --data.root"
             ) from None
 
-    train, test = part(True), part(False)
-    if recipe.name == "celeba":
-        side = recipe.size or CELEBA_SIZE
-        return _celeba(train, test, side, recipe, workers)
+    return part(True), part(False)
+
+
+def load_torchvision(section: DataSection) -> Splits:
+    """Load a set of torchvision that fits in memory."""
     sets = []
-    for half in (train, test):
+    for half in _halves(section):
         values = torch.as_tensor(np.asarray(half.data))
         pixels = values.unsqueeze(1) if values.dim() == 3 else values.permute(0, 3, 1, 2).contiguous()
-        sets.append(TensorImages(_resized(pixels, recipe), torch.as_tensor(half.targets)))
-    return _validation(sets[0], sets[1], recipe)
+        pixels = _resized(pixels, section.size, grey=section.values().get("grey", False))
+        sets.append(TensorImages(pixels, torch.as_tensor(half.targets)))
+    return _validation(sets[0], sets[1], section)
 
 
-def _celeba(train: Any, test: Any, side: int, recipe: DataRecipe, workers: int) -> Splits:
+def load_celeba(section: DataSection) -> Splits:
+    """Load CelebA."""
+    train, test = _halves(section)
     folder = Path(train.root) / train.base_folder / "img_align_celeba"
     paths = [folder / name for name in (*train.filename, *test.filename)]
     first = torch.arange(len(train.filename))
-    learnt, validation = _held_out(first, recipe)
-    return _streams(paths, (learnt, validation, torch.arange(len(first), len(paths))), side, recipe, workers)
+    learnt, validation = _held_out(first, section)
+    order = (learnt, validation, torch.arange(len(first), len(paths)))
+    return _streams(paths, order, section.size or CELEBA_SIZE, section)
 
 
-def _folder(recipe: DataRecipe, workers: int, recorded: FileSplit | None, earlier: bool) -> Splits:
-    root = Path(recipe.root)
+def load_folder(section: DataSection, recorded: FileSplit | None = None, *, earlier: bool = False) -> Splits:
+    """Load a folder of pictures; see `load_data`."""
+    root, given = Path(section.place), section.values()["range"]
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; name the folder of pictures with --data.root")
     parts, notes = split_folders(root)
@@ -250,24 +266,23 @@ def _folder(recipe: DataRecipe, workers: int, recorded: FileSplit | None, earlie
         found = {part: find_pictures(folder, 2 if part == "train" else 1) for part, folder in parts.items()}
     else:
         found = {"all": find_pictures(root, 4)}
-    notes += [line for some in found.values() for line in some.told(root)]
+    notes += [line for some in found.values() for line in some.notes(root)]
     names = {part: [path.relative_to(root).as_posix() for path in some.paths] for part, some in found.items()}
     warnings: list[str] = []
     if recorded is None and earlier:
-        split, warnings = _earlier_split(names, recipe), [EARLIER]
+        split, warnings = _earlier_split(names, section), [EARLIER]
     elif recorded is None:
-        split = _new_split(names, recipe)
+        split = _new_split(names, section)
     else:
         split, warnings = recorded.among([name for some in names.values() for name in some], root)
-    train = split.train[: recipe.limit] if recipe.limit else split.train
+    train = split.train[: section.limit] if section.limit else split.train
     used = [*train, *split.validation, *split.test]
     paths = [root / name for name in used]
-    given = PixelRange(*recipe.range) if recipe.range else split.pixels
-    pixels, told = set_range(paths, given)
+    pixels, lines = set_range(paths, PixelRange(*given) if given else split.pixels)
     order = torch.arange(len(used)).split([len(train), len(split.validation), len(split.test)])
-    splits = _streams(paths, order, recipe.size or FOLDER_SIZE, recipe, workers, _classes(names, used), pixels)
+    splits = _streams(paths, order, section.size or FOLDER_SIZE, section, _classes(names, used), pixels)
     files = dataclasses.replace(split, pixels=pixels)
-    return dataclasses.replace(splits, notes=(*notes, *told), warnings=tuple(warnings), files=files)
+    return dataclasses.replace(splits, notes=(*notes, *lines), warnings=tuple(warnings), files=files)
 
 
 EARLIER = (
@@ -277,16 +292,16 @@ EARLIER = (
 EARLIER_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-def _new_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit:
+def _new_split(names: dict[str, list[str]], section: DataSection) -> FileSplit:
     """Split relative paths, by part where folders say it, else each by its own hash."""
-    seed = recipe.split_seed
+    seed, share = section.split_seed, section.values()["test"]
     train, test = names.get("train", []), names.get("test", [])
     if "all" in names:
-        train, test = split_by_hash(names["all"], recipe.test, "test", seed)
+        train, test = split_by_hash(names["all"], share, "test", seed)
     if "validation" in names:
         validation = names["validation"]
     else:
-        train, validation = split_by_hash(train, recipe.validation, "validation", seed)
+        train, validation = split_by_hash(train, section.validation, "validation", seed)
     # Not in the order of their paths: the first pictures of a part stand for all, also where folders are classes.
     learnt, watched, scored = (
         tuple(sorted(part, key=lambda name: place_of(name, "order", seed))) for part in (train, validation, test)
@@ -295,7 +310,7 @@ def _new_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit:
     return FileSplit(digest, learnt, watched, scored)
 
 
-def _earlier_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit:
+def _earlier_split(names: dict[str, list[str]], section: DataSection) -> FileSplit:
     """Split relative paths as earlier versions did: at random by their place in the sorted list."""
     known = {part: [name for name in some if name.lower().endswith(EARLIER_ENDINGS)] for part, some in names.items()}
     if "train" in known and "test" in known:
@@ -303,10 +318,10 @@ def _earlier_split(names: dict[str, list[str]], recipe: DataRecipe) -> FileSplit
         train, test = torch.arange(len(paths)).split([len(known["train"]), len(known["test"])])
     else:
         paths = sorted((name for some in known.values() for name in some), key=Path)
-        train, test = _shuffled(len(paths), recipe.test, recipe.split_seed)
-    generator = seeded(recipe.split_seed)
+        train, test = _shuffled(len(paths), section.values()["test"], section.split_seed)
+    generator = seeded(section.split_seed)
     train, test = (part[torch.randperm(len(part), generator=generator)] for part in (train, test))
-    kept, held = _shuffled(len(train), recipe.validation, recipe.split_seed + 1)
+    kept, held = _shuffled(len(train), section.validation, section.split_seed + 1)
     learnt, watched, scored = (tuple(paths[int(i)] for i in part) for part in (train[kept], train[held], test))
     return FileSplit(FileSplit.digest_of(paths), learnt, watched, scored)
 
@@ -346,15 +361,15 @@ def _streams(
     paths: list[Path],
     order: Sequence[Tensor],
     side: int,
-    recipe: DataRecipe,
-    workers: int,
+    section: DataSection,
     labels: Tensor | None = None,
     pixels: PixelRange | None = None,
 ) -> Splits:
     """Read pictures by the indices of each part; sets that fit in memory once, larger ones as a stream, unlabelled."""
-    read = _Files(paths, side, recipe.grey, pixels)
-    shape = (1 if recipe.grey else 3, side, side)
-    train, validation, test = (FolderImages(read, some, shape, workers) for some in order)
+    keys = section.values()
+    read = _Files(paths, side, keys["grey"], pixels)
+    shape = (1 if keys["grey"] else 3, side, side)
+    train, validation, test = (FolderImages(read, some, shape, keys["workers"]) for some in order)
     if len(paths) * shape[0] * side * side > IN_MEMORY:
         return Splits(train, validation, test)
 
@@ -365,13 +380,12 @@ def _streams(
     return Splits(held(train), held(validation), held(test))
 
 
-def _resized(pixels: Tensor, recipe: DataRecipe) -> Tensor:
-    if recipe.grey and pixels.shape[1] == 3:
+def _resized(pixels: Tensor, size: int, *, grey: bool = False) -> Tensor:
+    if grey and pixels.shape[1] == 3:
         weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         pixels = (pixels * weights).sum(1, keepdim=True).round().byte()
-    if recipe.size and recipe.size != pixels.shape[-1]:
-        side = (recipe.size, recipe.size)
-        resized = torch.nn.functional.interpolate(pixels.float(), side, mode="bilinear", antialias=True)
+    if size and size != pixels.shape[-1]:
+        resized = torch.nn.functional.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
         pixels = resized.round().clamp(0, 255).byte()
     return pixels
 
@@ -383,42 +397,38 @@ def _shuffled(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held].sort().values
 
 
-def _held_out(train: Tensor, recipe: DataRecipe) -> tuple[Tensor, Tensor]:
+def _held_out(train: Tensor, section: DataSection) -> tuple[Tensor, Tensor]:
     """Split training indices into those to learn from and those to watch with."""
-    kept, held = _shuffled(len(train), recipe.validation, recipe.split_seed + 1)
-    kept = kept[: recipe.limit] if recipe.limit else kept
+    kept, held = _shuffled(len(train), section.validation, section.split_seed + 1)
+    kept = kept[: section.limit] if section.limit else kept
     return train[kept], train[held]
 
 
-def _validation(train: TensorImages, test: TensorImages, recipe: DataRecipe) -> Splits:
-    kept, held = _held_out(torch.arange(len(train)), recipe)
+def _validation(train: TensorImages, test: TensorImages, section: DataSection) -> Splits:
+    kept, held = _held_out(torch.arange(len(train)), section)
     return Splits(train.select(kept), train.select(held), test)
 
 
-def load_data(
-    recipe: DataRecipe, workers: int = 2, recorded: FileSplit | None = None, *, earlier: bool = False
-) -> Splits:
-    """Load an image set by name.
+def load_data(section: DataSection, recorded: FileSplit | None = None, *, earlier: bool = False) -> Splits:
+    """Load an image set.
 
     Pictures of a folder without folders of its own for training and test are split by a hash of their relative paths,
     so that one that is added or taken away moves no other.
 
     Args:
-        recipe: which set, where, and how it is split.
-        workers: reading processes for sets that do not fit in memory.
+        section: which set, where, and how it is split.
         recorded: the pictures of a run, whose split is then kept (folders of pictures).
         earlier: whether a run of an earlier version is meant, which recorded none.
 
     Raises:
         UserError: the set is missing, damaged or too small; the message names the expected place.
 
-    >>> splits = load_data(DataRecipe(name="digits"))
+    >>> from ncode_gen.config import Recipe
+    >>> splits = load_data(Recipe().data)
     >>> splits.train.shape, len(splits.train), len(splits.validation), len(splits.test)
     ((1, 8, 8), 1451, 76, 270)
     """
-    recipe = dataclasses.replace(recipe, root=str(user_path(recipe.root)))
-    if recipe.name == "digits":
-        return _digits(recipe)
-    if recipe.name == "folder":
-        return _folder(recipe, workers, recorded, earlier)
-    return _torchvision(recipe, workers)
+    if "root" in section.names():
+        section = section.at(str(user_path(section.place)))
+    splits: Splits = section.load(recorded, earlier=earlier)
+    return splits

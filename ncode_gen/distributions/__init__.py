@@ -1,23 +1,31 @@
-"""The generative model: encoders, controlled posterior, decoders, likelihoods, and their assembly."""
+"""The generative model: prior, posterior and observation, three conditional distributions, and what joins them."""
 
 from .build import build_model
-from .likelihoods import LIKELIHOODS, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
-from .model import LatentModel, LatentTrajectory, Terms
-from .posterior import ControlledPosterior, LearnedStart, SolverChoice
+from .describe import check_fits, describe
+from .likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
+from .model import Adjust, ElboTerms, LatentModel, LatentTrajectory
+from .observation import Observation, Pixelwise, Refined
+from .posterior import GaussianPosterior, PointPosterior, Posterior, PosteriorSample
 from .refiner import Refiner
 
 __all__ = [
-    "LIKELIHOODS",
+    "Adjust",
     "Bernoulli",
-    "ControlledPosterior",
     "DiscretisedLogistic",
+    "ElboTerms",
     "Gaussian",
+    "GaussianPosterior",
     "LatentModel",
     "LatentTrajectory",
-    "LearnedStart",
     "Likelihood",
+    "Observation",
+    "Pixelwise",
+    "PointPosterior",
+    "Posterior",
+    "PosteriorSample",
+    "Refined",
     "Refiner",
-    "SolverChoice",
-    "Terms",
     "build_model",
+    "check_fits",
+    "describe",
 ]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..config.recipe import Recipe
+from ..config import Recipe
 from ..errors import UserError
 from ..runtime.memory import memory_of
-from . import LatentModel, build_model
+from .build import build_model
+from .model import LatentModel
 
 __all__ = ["check_fits", "describe"]
 
@@ -76,7 +77,7 @@ def describe(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
         raise UserError(f"the model of {recipe.name} is too large for any machine; {REMEDY}") from None
 
 
-REMEDY = "lower encoder.width, decoder.width, flow.hidden, flow.gamma or refiner.width"
+REMEDY = "lower encoder.width, decoder.width, flow.hidden, flow.gamma or observation.width"
 
 
 def check_fits(recipe: Recipe, shape: tuple[int, int, int], device: torch.device, shares: int = 1) -> None:

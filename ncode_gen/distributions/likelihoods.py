@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "DiscretisedLogistic", "Gaussian", "Likelihood"]
+__all__ = ["Bernoulli", "DiscretisedLogistic", "Gaussian", "Likelihood"]
 
 
 class Likelihood(nn.Module, ABC):
@@ -128,10 +128,3 @@ class DiscretisedLogistic(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         """Return the centres."""
         return torch.sigmoid(output.chunk(2, 1)[0])
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "gaussian": Gaussian,
-    "logistic": DiscretisedLogistic,
-}

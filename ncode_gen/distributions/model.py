@@ -1,10 +1,10 @@
-"""The assembled generative model: encoder, controlled posterior, decoder, likelihood and prior."""
+"""The assembled generative model: encoder, posterior, observation and prior."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..control import ControlledODE, DensityError, FlowSolution
-from ..networks.flow_decoder import FlowDecoder
 from ..runtime.parts import in_parts
-from ..solvers import Times, as_times, in_own_precision
-from .likelihoods import Likelihood
-from .posterior import ControlledPosterior, LearnedStart, Posterior, SolverChoice
+from ..solvers import SolveOptions, Times, as_times, in_own_precision
+from .observation import Observation
+from .posterior import Posterior
 from .priors import Prior
-from .refiner import Refiner
 
-__all__ = ["LatentModel", "LatentTrajectory", "Terms"]
+__all__ = ["Adjust", "ElboTerms", "LatentModel", "LatentTrajectory"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Adjust = Callable[[SolveOptions], SolveOptions]
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,27 @@ class LatentTrajectory(FlowSolution):
 
 
 @dataclass(frozen=True)
-class Terms:
-    """The parts of a bound for each image, in nats; the last axis has K particles.
+class ElboTerms:
+    """The terms of the evidence lower bound for each image, in nats; the last axis has K particles.
 
     Attributes:
-        log_likelihood: log p(u | z), shape (n, K).
+        reconstruction_log_prob: log p(u | z), shape (n, K).
         log_prior: log p(z), shape (n, K).
         log_posterior: log q(z | u), shape (n, K).
         energy: kinetic energy of the flow, shape (n, K), if asked for.
+        unfinished: samples whose adaptive solve did not reach its last time.
     """
 
-    log_likelihood: Tensor
+    reconstruction_log_prob: Tensor
     log_prior: Tensor
     log_posterior: Tensor
     energy: Tensor | None = None
+    unfinished: int = 0
 
     @property
     def log_weights(self) -> Tensor:
         """Log-weights log p(u, z) - log q(z | u), shape (n, K)."""
-        return self.log_likelihood + self.log_prior - self.log_posterior
+        return self.reconstruction_log_prob + self.log_prior - self.log_posterior
 
     @property
     def elbo(self) -> Tensor:
@@ -64,9 +67,6 @@ class Terms:
     def importance_bound(self) -> Tensor:
         """Importance-weighted bound, shape (n,) (Burda et al., "Importance weighted autoencoders", equation 8)."""
         return torch.logsumexp(self.log_weights, -1) - math.log(self.log_weights.shape[-1])
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _uncast(method: Method) -> Method:
@@ -84,34 +84,21 @@ class LatentModel(nn.Module):
     """A generative model of images with a latent space; images are (n, C, H, W) in [0, 1].
 
     Args:
-        shape: (C, H, W) of the images.
         encoder: from images to features.
-        posterior: from features to latents, random (`ControlledPosterior`) or not (`LearnedStart`).
-        decoder: from latents to the parameters of the likelihood.
-        likelihood: distribution of an image given these.
+        posterior: from features to latents.
+        observation: from latents to images.
         prior: distribution of latents.
-        refiner: from the decoder's pictures to samples, once it is trained; None for samples that are such pictures.
-            No likelihood knows of it: an image's is that of the decoder's picture.
-        precision: dtype of encoder and decoder under automatic casting; None for float32.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        encoder: nn.Module,
-        posterior: Posterior,
-        decoder: nn.Module,
-        likelihood: Likelihood,
-        prior: Prior,
-        refiner: Refiner | None = None,
-        precision: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, posterior: Posterior, observation: Observation, prior: Prior) -> None:
         super().__init__()
-        self.shape, self.precision = shape, precision
-        self.encoder, self.posterior, self.decoder = encoder, posterior, decoder
-        self.likelihood, self.prior, self.refiner = likelihood, prior, refiner
-        if refiner is not None:  # it is trained when the rest is
-            refiner.requires_grad_(False)
+        self.encoder, self.posterior, self.observation, self.prior = encoder, posterior, observation, prior
+        self.precision: torch.dtype | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the images."""
+        return self.observation.shape
 
     @property
     def device(self) -> torch.device:
@@ -134,14 +121,13 @@ class LatentModel(nn.Module):
         return tuple(flow for flow in (self.posterior.flow, self.prior.active_flow) if flow is not None)
 
     def compute_in(self, precision: torch.dtype | None) -> None:
-        """Let the layers of encoder, decoder and refiner compute in a dtype; None for float32.
+        """Let the layers of encoder and observation compute in a dtype; None for that of the weights.
 
-        What comes of them is float32 again, as are the flows of the latents and the solver's states. Likelihoods would
-        be rounded with the decoder's output: take None for scores.
+        Their results are float32 again, as are the flows of the latents and the solver's states. Likelihoods would be
+        rounded with the decoder's output: take None for scores.
         """
         self.precision = precision
-        if self.refiner is not None:
-            self.refiner.precision = precision
+        self.observation.compute_in(precision)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the encoder's features (n, f) of images or targets (n, C, H, W)."""
@@ -149,63 +135,40 @@ class LatentModel(nn.Module):
             features: Tensor = self.encoder(images)
         return features.to(self.dtype)
 
-    def output(self, latents: Tensor) -> Tensor:
-        """Return the decoder's output (n, ...) for latents (n, d), in the dtype of the weights."""
-        with torch.autocast(latents.device.type, self.precision, enabled=self.precision is not None):
-            output: Tensor = self.decoder(latents)
-        return output.to(self.dtype)
-
-    def random_posterior(self) -> ControlledPosterior:
-        """Return the posterior if it is a distribution.
-
-        Raises:
-            DensityError: the model is a deterministic autoencoder.
-        """
-        if not isinstance(self.posterior, ControlledPosterior):
-            raise DensityError("a deterministic autoencoder has no posterior density, so no ELBO and no likelihood")
-        return self.posterior
-
     @_uncast
-    def terms(
-        self, target: Tensor, noise: Tensor, solver: SolverChoice | None = None, *, energy: bool = False
-    ) -> Terms:
-        """Return the parts of the bound.
+    def elbo_terms(
+        self, target: Tensor, noise: Tensor, adjust: Adjust | None = None, *, energy: bool = False
+    ) -> ElboTerms:
+        """Return the terms of the evidence lower bound.
 
         Args:
-            target: what is scored, (n, C, H, W), see `Likelihood.target`.
+            target: what is scored, (n, C, H, W), see `Observation.target`.
             noise: standard normal numbers (n, K, d).
-            solver: how to solve the flows, where it differs from the recipe.
+            adjust: changes the options that flows are solved with.
             energy: whether to integrate the kinetic energy of the posterior's flow.
 
         Raises:
             DensityError: the model is a deterministic autoencoder.
         """
-        draws = self.random_posterior()(self.features(target), noise, solver, energy=energy)
-        n, particles, dim = draws.latents.shape
-        output = self.output(draws.latents.reshape(n * particles, dim))
+        self.check_density()
+        sampled = self.posterior.sample(
+            self.features(target), noise, _adjusted(self.posterior.flow, adjust), energy=energy
+        )
+        latents, log_posterior = sampled.latents, sampled.log_prob
+        assert log_posterior is not None
+        n, particles, dim = latents.shape
         repeated = target if particles == 1 else target.repeat_interleave(particles, 0)
-        fit = self.likelihood.log_prob(output, repeated).view(n, particles)
-        solver = solver or SolverChoice()
-        log_prior = self.prior.log_prob(draws.latents, steps=solver.steps, grid=solver.grid)
-        return Terms(fit, log_prior, draws.log_prob, draws.energy)
+        log_prob = self.observation.log_prob(repeated, latents.reshape(n * particles, dim)).view(n, particles)
+        log_prior = self.prior.with_options(_adjusted(self.prior.active_flow, adjust)).log_prob(latents)
+        return ElboTerms(log_prob, log_prior, log_posterior, sampled.energy, sampled.unfinished)
 
-    @_uncast
-    def autoencoding(
-        self, target: Tensor, solver: SolverChoice | None = None, jitter: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return log p(u | z + jitter) in nats (n,) and the latents z (n, d) of the deterministic autoencoder.
+    def check_density(self) -> None:
+        """Raise a `DensityError`, if there is no posterior density, so no ELBO and no likelihood."""
+        if self.posterior.deterministic:
+            raise DensityError("a deterministic autoencoder has no posterior density, so no ELBO and no likelihood")
 
-        Args:
-            target: what is encoded and scored, (n, C, H, W).
-            solver: how to solve the flow, where it differs from the recipe.
-            jitter: what is added to the latents before they are decoded, (n, d); nothing if None.
-        """
-        assert isinstance(self.posterior, LearnedStart)
-        latents = self.posterior(self.features(target), solver)
-        output = self.output(latents if jitter is None else latents + jitter)
-        return self.likelihood.log_prob(output, target), latents
-
-    def _checked(self, images: Tensor) -> Tensor:
+    def checked(self, images: Tensor) -> Tensor:
+        """Return images (n, C, H, W) on the model's device, or raise a ValueError that says what is wrong with them."""
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
             raise ValueError(
                 f"images must have shape (n, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}"
@@ -217,6 +180,11 @@ class LatentModel(nn.Module):
             raise ValueError(f"images must lie in [0, 1] without NaN, got values from {low:g} to {high:g}")
         return images.to(self.device, self.dtype)
 
+    def _checked_latents(self, latents: Tensor) -> Tensor:
+        if latents.dim() != 2 or latents.shape[1] != self.dim:
+            raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
+        return latents.to(self.device, self.dtype)
+
     @torch.no_grad()
     @_uncast
     def sample(
@@ -225,48 +193,41 @@ class LatentModel(nn.Module):
         generator: torch.Generator | None = None,
         *,
         batch: int = 500,
-        steps: int | None = None,
+        adjust: Adjust | None = None,
         refine: bool = True,
     ) -> Tensor:
-        """Draw images from the prior.
+        """Sample images from the prior and the observation.
 
         Args:
             n: number of images.
             generator: random numbers, on the CPU; the default generator if None.
             batch: images decoded at a time.
-            steps: steps of the prior's solver, where it has one, instead of its own.
-            refine: whether the refiner, where there is one, draws what the decoder leaves out.
+            adjust: changes the options that the prior's flow is solved with.
+            refine: whether images are sampled given their latents, where the observation can; else they are means.
 
         Returns:
-            Images given the drawn latents, (n, C, H, W) in [0, 1]: drawn by the refiner, or expected ones.
+            Images (n, C, H, W) in [0, 1].
         """
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
-        latents = self.prior.sample(n, generator, steps=steps)
-        return self.draw_images(latents, generator, batch=batch) if refine else self.decode(latents, batch=batch)
+        prior = self.prior.with_options(_adjusted(self.prior.active_flow, adjust))
+        latents = prior.sample(n, generator)
+        return self.sample_images(latents, generator, batch=batch) if refine else self.decode(latents, batch=batch)
 
     @torch.no_grad()
     @_uncast
-    def draw_images(
-        self, latents: Tensor, generator: torch.Generator | None = None, *, batch: int = 500, steps: int | None = None
-    ) -> Tensor:
-        """Return images (n, C, H, W) in [0, 1] of latents (n, d), drawn by the refiner; without one, `decode`'s.
+    def sample_images(self, latents: Tensor, generator: torch.Generator | None = None, *, batch: int = 500) -> Tensor:
+        """Return images (n, C, H, W) in [0, 1] sampled given latents (n, d), or means where nothing can be added.
 
         Args:
             latents: (n, d).
             generator: random numbers, on the CPU; those of an image do not depend on `batch`.
             batch: images at a time.
-            steps: steps of the refiner's solver instead of its own.
         """
-        if self.refiner is None or not bool(self.refiner.fitted) or len(latents) == 0:
+        if not self.observation.draws or len(latents) == 0:
             return self.decode(latents, batch=batch)
-        refiner, noise = self.refiner, self._pixel_noise(len(latents), generator)
-
-        def draw(part: Tensor, noise: Tensor) -> Tensor:
-            images: Tensor = refiner(self.likelihood.mean(self.output(part)), part, noise, steps)
-            return images
-
-        return in_parts(draw, self._checked_latents(latents), noise, batch=batch)
+        noise = self._pixel_noise(len(latents), generator)
+        return in_parts(self.observation.sample, self._checked_latents(latents), noise, batch=batch)
 
     def _pixel_noise(self, n: int, generator: torch.Generator | None) -> Tensor:
         each = [torch.randn(1, *self.shape, generator=generator) for _ in range(n)]
@@ -280,90 +241,53 @@ class LatentModel(nn.Module):
         Raises:
             ValueError: a wrong shape or range, or a NaN.
         """
-        return torch.cat([self._encode(self.features(part)) for part in self._checked(images).split(batch)])
-
-    def _encode(self, features: Tensor) -> Tensor:
-        start = self.posterior.start(features)
-        if self.posterior.flow is None:
-            return start
-        latents: Tensor = self.posterior.flow(start, features).state
-        return latents
+        parts = self.checked(images).split(batch)
+        return torch.cat([self.posterior.encode(self.features(part)) for part in parts])
 
     @torch.no_grad()
     @_uncast
-    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return one draw (n, d) from the posterior of each image; its latent, if there is nothing random."""
-        if not isinstance(self.posterior, ControlledPosterior):
-            return self.encode(images)
-        return self.latents_under(images, torch.randn(images.shape[0], self.dim, generator=generator))
+    def sample_posterior(
+        self, images: Tensor, generator: torch.Generator | None = None, *, noise: Tensor | None = None
+    ) -> Tensor:
+        """Return one sample (n, d) from the posterior of each image; its latent, if that is deterministic.
 
-    @torch.no_grad()
-    @_uncast
-    def latents_under(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Return the latents (n, d) that standard normal noise (n, d) draws, if there is anything random."""
-        if not isinstance(self.posterior, ControlledPosterior):
+        Args:
+            images: (n, C, H, W) in [0, 1].
+            generator: random numbers, on the CPU.
+            noise: standard normal numbers (n, d) instead.
+        """
+        if self.posterior.deterministic:
             return self.encode(images)
-        features = self.features(self._checked(images))
-        latents: Tensor = self.posterior(features, noise.unsqueeze(1).to(self.device, self.dtype)).latents[:, 0]
-        return latents
+        noise = torch.randn(len(images), self.dim, generator=generator) if noise is None else noise
+        features = self.features(self.checked(images))
+        return self.posterior.sample(features, noise.unsqueeze(1).to(self.device, self.dtype)).latents[:, 0]
 
     @torch.no_grad()
     @_uncast
     def decode(self, latents: Tensor, *, batch: int = 500) -> Tensor:
         """Return the expected images (n, C, H, W) in [0, 1] of latents (n, d)."""
-        return in_parts(
-            lambda part: self.likelihood.mean(self.output(part)), self._checked_latents(latents), batch=batch
-        )
-
-    def _checked_latents(self, latents: Tensor) -> Tensor:
-        if latents.dim() != 2 or latents.shape[1] != self.dim:
-            raise ValueError(f"latents must have shape (n, {self.dim}), got {tuple(latents.shape)}")
-        return latents.to(self.device, self.dtype)
-
-    @torch.no_grad()
-    @_uncast
-    def refinement(
-        self, latents: Tensor, times: Sequence[float] | Tensor, generator: torch.Generator | None = None
-    ) -> Tensor | None:
-        """Return the pictures (T, n, C, H, W) in [0, 1] that the refiner's flow passes at each of `times`.
-
-        Args:
-            latents: (n, d).
-            times: rising times in [0, 1], shape (T,).
-            generator: random numbers, on the CPU.
-
-        Returns:
-            The pictures, or None without a trained refiner.
-        """
-        if self.refiner is None or not bool(self.refiner.fitted):
-            return None
-        latents = latents.to(self.device, self.dtype)
-        noise = self._pixel_noise(len(latents), generator)
-        return self.refiner.film(self.decode(latents), latents, noise, torch.as_tensor(times).to(noise))
-
-    @torch.no_grad()
-    @_uncast
-    def emergence(self, latents: Tensor, times: Sequence[float] | Tensor) -> Tensor | None:
-        """Return the pictures (T, n, C, H, W) in [0, 1] of an N-CODE decoder's flow stopped at each of `times`.
-
-        Args:
-            latents: (n, d).
-            times: rising times in [0, 1], shape (T,); at 1 the pictures are those of `decode`.
-
-        Returns:
-            The pictures, or None for a decoder that is no flow.
-        """
-        if not isinstance(self.decoder, FlowDecoder):
-            return None
-        latents = latents.to(self.device, self.dtype)
-        with torch.autocast(latents.device.type, self.precision, enabled=self.precision is not None):
-            film = self.decoder.film(latents, times).to(self.dtype)
-        return torch.stack([self.likelihood.mean(frame) for frame in film])
+        return in_parts(self.observation.mean, self._checked_latents(latents), batch=batch)
 
     @_uncast
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the decoded latents of images (n, C, H, W) in [0, 1]."""
         return self.decode(self.encode(images))
+
+    @torch.no_grad()
+    @_uncast
+    def image_trajectories(
+        self, latents: Tensor, times: Times, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Return how images arise along the flows of the observation, by name: (T, n, C, H, W) in [0, 1] each.
+
+        Args:
+            latents: (n, d).
+            times: rising times in [0, 1], shape (T,).
+            generator: random numbers, on the CPU.
+        """
+        latents = latents.to(self.device, self.dtype)
+        noise = self._pixel_noise(len(latents), generator)
+        return self.observation.trajectories(latents, noise, cast(Any, times))
 
     @torch.no_grad()
     def bounds(
@@ -372,8 +296,7 @@ class LatentModel(nn.Module):
         particles: int,
         generator: torch.Generator | None = None,
         *,
-        steps: int | None = None,
-        method: str | None = None,
+        adjust: Adjust | None = None,
         budget: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the ELBO and the importance-weighted bound, each (m,) in nats, of successive parts of `images`.
@@ -381,10 +304,9 @@ class LatentModel(nn.Module):
         Args:
             images: (n, C, H, W) in [0, 1].
             particles: number K of particles.
-            generator: random numbers, on the CPU; they depend neither on `steps`, so that solvers can be compared, nor
+            generator: random numbers, on the CPU; they depend neither on `adjust`, so that solvers can be compared, nor
                 on `budget`, so that devices can be.
-            steps: steps of the flow's solver instead of the recipe's.
-            method: the flow's solver instead of the recipe's.
+            adjust: changes the options that flows are solved with.
             budget: images times particles handled at a time; 0 for as many as suit the device.
         """
         if self.dtype not in (torch.float32, torch.float64):
@@ -392,18 +314,18 @@ class LatentModel(nn.Module):
         if particles < 1:
             raise ValueError(f"the number of particles must be at least 1, got {particles}")
         if len(images) == 0:
-            none = self._checked(images).new_zeros(0)
+            none = self.checked(images).new_zeros(0)
             yield none, none
             return
         # On a CPU the feature maps of more particles leave the cache, which is far slower.
         budget = budget or (1024 if self.device.type == "cpu" else 4096)
-        for part in self._checked(images).split(max(1, budget // particles)):
+        for part in self.checked(images).split(max(1, budget // particles)):
             uniforms, noises = [], []
             for image in part:
                 uniforms.append(torch.rand(image.shape, generator=generator))
                 noises.append(torch.randn(particles, self.dim, generator=generator))
-            target = self.likelihood.target(part, torch.stack(uniforms).to(self.device, self.dtype))
-            terms = self.terms(target, torch.stack(noises).to(self.device, self.dtype), SolverChoice(method, steps))
+            target = self.observation.target(part, torch.stack(uniforms).to(self.device, self.dtype))
+            terms = self.elbo_terms(target, torch.stack(noises).to(self.device, self.dtype), adjust)
             yield terms.elbo, terms.importance_bound
 
     @_uncast
@@ -412,7 +334,8 @@ class LatentModel(nn.Module):
         images: Tensor,
         particles: int = 128,
         generator: torch.Generator | None = None,
-        steps: int | None = None,
+        *,
+        adjust: Adjust | None = None,
     ) -> Tensor:
         """Return an importance-weighted lower bound on log p(u) in nats, shape (n,).
 
@@ -420,38 +343,43 @@ class LatentModel(nn.Module):
             images: (n, C, H, W) in [0, 1]; a Bernoulli likelihood binarises them with random numbers.
             particles: number of particles; the bound rises to log p(u) with it.
             generator: random numbers, on the CPU.
-            steps: steps of the flow's solver; compare two to see whether the value stands.
+            adjust: changes the options that flows are solved with; compare two to see whether the value stands.
 
         Raises:
             DensityError: the model is a deterministic autoencoder.
             ValueError: a wrong shape or range, or a NaN.
         """
-        return torch.cat([bound for _, bound in self.bounds(images, particles, generator, steps=steps)])
+        return torch.cat([bound for _, bound in self.bounds(images, particles, generator, adjust=adjust)])
 
     @torch.no_grad()
     @_uncast
     def trajectory(
-        self, images: Tensor, times: Times | None = None, *, decode: bool = False, steps: int | None = None
+        self, images: Tensor, times: Times | None = None, *, decode: bool = False, adjust: Adjust | None = None
     ) -> LatentTrajectory:
         """Follow the latents of images from x(0) to z = x(1), each under its own control.
 
         Args:
             images: (n, C, H, W) in [0, 1].
             times: requested times, T numbers, see `solvers.solve`; 33 even ones on [0, 1] if None.
-            decode: whether to decode the states into pictures too.
-            steps: steps of the flow's solver instead of the recipe's.
+            decode: whether to decode the states into images too.
+            adjust: changes the options that the flow is solved with.
 
         Returns:
-            A `LatentTrajectory`: states (T, n, d), and pictures (T, n, C, H, W) on request. Without a flow the latents
+            A `LatentTrajectory`: states (T, n, d), and images (T, n, C, H, W) on request. Without a flow the latents
             stand still.
         """
-        features = self.features(self._checked(images))
+        features = self.features(self.checked(images))
         times = as_times(torch.linspace(0.0, 1.0, 33) if times is None else times, features)
-        path = self.posterior.path(features, times, steps)
+        path = self.posterior.trajectory(features, times, options=_adjusted(self.posterior.flow, adjust))
         if path is None:
             still = self.posterior.start(features).expand(times.shape[0], -1, -1)
-            path = FlowSolution(times, (still,), nfe=0, accepted=0, rejected=0, augmented=still)
+            path = FlowSolution(times=times, parts=(still,), nfe=0, accepted=0, rejected=0, augmented=still)
         pictures = None
         if decode:
             pictures = self.decode(path.states.flatten(0, 1)).unflatten(0, path.states.shape[:2])
         return LatentTrajectory(**vars(path), pictures=pictures)
+
+
+def _adjusted(flow: ControlledODE | None, adjust: Adjust | None) -> SolveOptions | None:
+    """Return the options of a flow, adjusted; None where nothing is changed or there is no flow."""
+    return None if flow is None or adjust is None else adjust(flow.options)

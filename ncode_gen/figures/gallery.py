@@ -13,13 +13,13 @@ from ..distributions import LatentModel
 from ..runtime.seeding import seeded
 from .grids import labelled_rows
 from .style import STYLE, FileFormat, save
-from .trajectories import draw_emergence, draw_film_strip, draw_paths, draw_refinement, save_animation
+from .trajectories import draw_film_strip, draw_image_trajectories, draw_paths, save_animation
 
 __all__ = ["FIGURES", "draw_gallery"]
 
 FIGURES = (
     *("samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation"),
-    *("emergence", "refinement"),
+    *("decoder-trajectory", "refiner-trajectory"),
 )
 CONTEXT = 1000
 
@@ -30,7 +30,7 @@ def draw_gallery(
 ) -> list[Path]:
     """Draw samples, reconstructions, interpolations, latent paths, a film strip and an animation.
 
-    Of an N-CODE decoder, also how pictures emerge along its flow; of a refiner, how it refines them.
+    Where decoder or refiner is a flow, also how images arise along it.
 
     Args:
         model: the model, in eval mode.
@@ -57,9 +57,8 @@ def draw_gallery(
     many = held_out[:20]
     latents = model.encode(many)
     kinds = {"original": many, "reconstruction": model.decode(latents)}
-    refinement = draw_refinement(model, few[:6], title)
-    if refinement is not None:
-        kinds["refined"] = model.draw_images(latents, seeded(seed))
+    if model.observation.draws:
+        kinds["refined"] = model.sample_images(latents, seeded(seed))
     half = (len(many) + 1) // 2
     rows = [pictures[:half].cpu() for pictures in kinds.values()]
     labels = list(kinds)
@@ -75,11 +74,8 @@ def draw_gallery(
         files.append(save(paths, folder / "trajectories", kind))
         files.append(save(draw_film_strip(model, few[:6], title), folder / "filmstrip", kind))
         files.append(save_animation(model, held_out[:16], folder / "animation.gif"))
-    emergence = draw_emergence(model, few[:6], title)
-    if emergence is not None:
-        files.append(save(emergence, folder / "emergence", kind))
-    if refinement is not None:
-        files.append(save(refinement, folder / "refinement", kind))
+    for name, figure in draw_image_trajectories(model, few[:6], title).items():
+        files.append(save(figure, folder / name, kind))
     for name in FIGURES:  # of an earlier model, which had what this one has not
         stale = folder / (f"{name}.gif" if name == "animation" else f"{name}.{kind}")
         if stale not in files:

@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..data.pictures import picture_grid
-from ..distributions import ControlledPosterior, LatentModel
+from ..distributions import LatentModel
 from ..runtime.files import write_atomically
 from .grids import labelled_rows
 from .style import COLOURS, new_figure, show_picture
 
-__all__ = ["draw_emergence", "draw_film_strip", "draw_paths", "principal_plane", "save_animation"]
+__all__ = ["draw_film_strip", "draw_image_trajectories", "draw_paths", "principal_plane", "save_animation"]
 
 FRAMES = 33
 DRAWS = 24
@@ -113,17 +113,15 @@ def draw_paths(model: LatentModel, images: Tensor, context: Tensor, title: str) 
 
 
 def _clouds(model: LatentModel, features: Tensor) -> Tensor | None:
-    """Return the paths of some posterior draws, (T, n, K, d); None if the posterior is not random."""
-    posterior = model.posterior
-    if not isinstance(posterior, ControlledPosterior) or posterior.flow is None:
+    """Return the paths of some posterior samples, (T, n, K, d); None if the posterior is not random."""
+    if model.posterior.deterministic:
         return None
-    mean, log_std = posterior.moments(features)
-    noise = torch.randn(1, DRAWS, model.dim, generator=torch.Generator().manual_seed(0)).to(features.device)
-    starts = mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise
-    times = torch.linspace(0, 1, FRAMES, device=features.device)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, DRAWS, model.dim, generator=generator).to(features.device)
     with torch.no_grad():
-        states: Tensor = posterior.flow(starts, features, times=times).states
-    return states
+        noise = noise.expand(len(features), -1, -1)
+        path = model.posterior.trajectory(features, torch.linspace(0, 1, FRAMES, device=features.device), noise)
+    return None if path is None else path.states
 
 
 def _square(points: Tensor) -> tuple[Tensor, float]:
@@ -140,18 +138,14 @@ def draw_film_strip(model: LatentModel, images: Tensor, title: str, frames: int 
     return _strips(images, pictures, times, f"{title}: decoded x(t) along t")
 
 
-def draw_emergence(model: LatentModel, images: Tensor, title: str, frames: int = 9) -> Figure | None:
-    """Draw how pictures emerge along the flow of an N-CODE decoder, a row for each image; None without one."""
+def draw_image_trajectories(model: LatentModel, images: Tensor, title: str, frames: int = 9) -> dict[str, Figure]:
+    """Draw how images arise along the flows of the observation, a row for each image; none without such a flow."""
     times = torch.linspace(0, 1, frames)
-    pictures = model.emergence(model.encode(images), times)
-    return None if pictures is None else _strips(images, pictures, times, f"{title}: the decoder's flow, stopped at t")
-
-
-def draw_refinement(model: LatentModel, images: Tensor, title: str, frames: int = 9) -> Figure | None:
-    """Draw the refiner's flow from decoded pictures, with noise, to images, a row for each; None without a refiner."""
-    times = torch.linspace(0, 1, frames)
-    pictures = model.refinement(model.encode(images), times, torch.Generator().manual_seed(0))
-    return None if pictures is None else _strips(images, pictures, times, f"{title}: the refiner's flow along t")
+    found = model.image_trajectories(model.encode(images), times, torch.Generator().manual_seed(0))
+    return {
+        f"{name}-trajectory": _strips(images, path, times, f"{title}: the {name}'s flow along t")
+        for name, path in found.items()
+    }
 
 
 def _strips(images: Tensor, pictures: Tensor, times: Tensor, title: str) -> Figure:

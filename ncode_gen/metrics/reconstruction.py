@@ -57,7 +57,7 @@ def score_reconstruction(
     Args:
         model: the model.
         images: the originals.
-        draws_targets: whether the model learned from targets drawn from the images (`ObjectiveRecipe.draws_targets`).
+        draws_targets: whether the model learned from targets drawn from the images (`ObjectiveSection.draws_targets`).
         seed: seed of targets and codes.
         batch: images at a time; it changes no score.
     """
@@ -65,9 +65,9 @@ def score_reconstruction(
     errors, similar, distortion = [], [], []
     for originals in images.batches(batch, device=model.device):
         distortion.append(_distortion(model, originals, generator, draws_targets).cpu())
-        copies = model.reconstruct(originals)
-        errors.append(((copies - originals) ** 2).flatten(1).mean(1).cpu())
-        similar.append(structural_similarity(copies, originals).cpu())
+        reconstructed = model.reconstruct(originals)
+        errors.append(((reconstructed - originals) ** 2).flatten(1).mean(1).cpu())
+        similar.append(structural_similarity(reconstructed, originals).cpu())
     error = torch.cat(errors)
     return {
         "mse": mean_score(error),
@@ -84,5 +84,5 @@ def _distortion(model: LatentModel, images: Tensor, generator: torch.Generator, 
         uniforms.append(torch.rand(model.shape, generator=generator))
         noises.append(torch.randn(model.dim, generator=generator))
     uniform = torch.stack(uniforms).to(model.device) if draws_targets else None
-    target = model.likelihood.target(images, uniform)
-    return -model.likelihood.log_prob(model.output(model.latents_under(target, torch.stack(noises))), target)
+    target = model.observation.target(images, uniform)
+    return -model.observation.log_prob(target, model.sample_posterior(target, noise=torch.stack(noises)))

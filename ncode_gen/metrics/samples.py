@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.sets import Images
-from ..distributions import LatentModel
+from ..distributions import Adjust, LatentModel
 from ..runtime.progress import track
 from ..runtime.seeding import seeded
 from ..runtime.workers import ALONE, Workers
@@ -43,8 +43,9 @@ def sample_features(
     *,
     seed: int = 0,
     quiet: bool = False,
-    steps: int | None = None,
+    adjust: Adjust | None = None,
     workers: Workers = ALONE,
+    refine: bool = True,
 ) -> Tensor:
     """Return the features (n, f) of samples of a model.
 
@@ -54,13 +55,15 @@ def sample_features(
         n: number of samples.
         seed: seed of the samples.
         quiet: whether to show no progress.
-        steps: steps of the prior's solver instead of its own.
+        adjust: changes the options that the prior's flow is solved with.
         workers: the processes that share the work; all of them get all features.
+        refine: see `LatentModel.sample`.
     """
     with track("samples", n, quiet=quiet) as progress:
         found = {}
         for number, start in workers.mine(range(0, n, BATCH)):
-            images = model.sample(min(BATCH, n - start), batch_generator(seed, number), steps=steps)
+            numbers = batch_generator(seed, number)
+            images = model.sample(min(BATCH, n - start), numbers, adjust=adjust, refine=refine)
             found[number] = network.of([images])
             progress.advance(len(images) * workers.count)
     return workers.gather(found)

@@ -50,10 +50,11 @@ class Score:
         >>> round(score.low, 3), score.high
         (0.722, 1.0)
         """
-        square = NORMAL_95**2 / n
-        centre, width = share + square / 2, math.sqrt(square * (share * (1 - share) + square / 4))
-        low, high = ((centre + side * width) / (1 + square) for side in (-1, 1))
+        from scipy.stats import binomtest  # half a second, for scores alone
+
+        interval = binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
         # It always holds the share and stays within [0, 1], but for rounding.
+        low, high = float(interval.low), float(interval.high)
         return cls(share, max(min(low, share), 0.0), min(max(high, share), 1.0))
 
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from .encoders import NormalisedBlock, ResidualBlock, group_norm, pyramid
+from .blocks import NormalisedBlock, ResidualBlock, group_norm, is_tiny, perceptron_layers, pyramid
 
-__all__ = ["ConvDecoder", "MLPDecoder", "ResidualDecoder", "doubled"]
+__all__ = ["ConvDecoder", "MLPDecoder", "ResidualDecoder", "auto_decoder", "doubled"]
 
 
 def doubled(inputs: int, outputs: int, low: tuple[int, int], high: tuple[int, int]) -> nn.ConvTranspose2d:
@@ -97,12 +97,15 @@ class MLPDecoder(nn.Module):
     def __init__(self, dim: int, shape: tuple[int, int, int], width: int, blocks: int) -> None:
         super().__init__()
         widths = [dim, *[4 * width] * (1 + blocks)]
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(shape)), nn.Unflatten(1, shape))
+        hidden = perceptron_layers(widths)
+        self.body = nn.Sequential(*hidden, nn.Linear(widths[-1], math.prod(shape)), nn.Unflatten(1, shape))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return a map of shape (n, C, H, W) for latents (n, dim)."""
         out: Tensor = self.body(latents)
         return out
+
+
+def auto_decoder(dim: int, shape: tuple[int, int, int], width: int, blocks: int) -> nn.Module:
+    """Return a multilayer perceptron for tiny images, else transposed convolutions."""
+    return (MLPDecoder if is_tiny(shape) else ConvDecoder)(dim, shape, width, blocks)

@@ -10,11 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..control import ControlledODE, NormalisedField, OpenController, Solver
-from ..control.controllers import ControlHead
-from ..solvers import casting_to
+from ..control import ControlHead, ControlledODE, NormalisedField, OpenController
+from ..solvers import SolveOptions, casting_to
+from .blocks import group_norm, pyramid
 from .decoders import doubled
-from .encoders import group_norm, pyramid
 
 __all__ = ["FlowDecoder"]
 
@@ -46,8 +45,8 @@ class _Level(nn.Module):
         self.flows = nn.ModuleList()
         for _ in range(flows):
             field = NormalisedField(channels, channels)
-            head = ControlHead(features, field, spread=0.3)
-            self.flows.append(ControlledODE(field, OpenController(head), solver=Solver("midpoint", steps)))
+            head = ControlHead(features, field)
+            self.flows.append(ControlledODE(field, OpenController(head), options=SolveOptions("midpoint", steps)))
         self.up = nn.Sequential(group_norm(channels), nn.SiLU(), up)
 
     def each(self) -> list[ControlledODE]:
@@ -59,8 +58,8 @@ class FlowDecoder(nn.Module):
     """Controlled convolutional flows at each resolution from the smallest to half the image's.
 
     A canvas, the same for all latents or a linear map of the latent, flows for a share of the time [0, 1] under a
-    convolutional field, is enlarged, flows on, and becomes the image when t = 1. Kernels are shared; gains and biases
-    of all channels are the control, gamma(z). All flows start as the identity.
+    convolutional field, is enlarged, flows on, and becomes the image when t = 1. Kernels are shared; the FiLM of all
+    channels is the control, gamma(z). All flows start as the identity.
 
     Args:
         dim: number of latent dimensions.
@@ -74,7 +73,7 @@ class FlowDecoder(nn.Module):
         ValueError: another canvas.
 
     >>> decoder = FlowDecoder(8, (1, 28, 28), width=8, blocks=1)
-    >>> decoder(torch.randn(5, 8)).shape, decoder.film(torch.randn(5, 8), torch.tensor([0.0, 0.5, 1.0])).shape
+    >>> decoder(torch.randn(5, 8)).shape, decoder.trajectory(torch.randn(5, 8), torch.tensor([0.0, 0.5, 1.0])).shape
     (torch.Size([5, 1, 28, 28]), torch.Size([3, 5, 1, 28, 28]))
     """
 
@@ -121,16 +120,16 @@ class FlowDecoder(nn.Module):
         precision = casting_to(latents)
         for level in self._each():
             for flow in level.each():
-                maps = flow(maps.to(latents.dtype), control, precision=precision).state
+                maps = flow(maps.to(latents.dtype), control, options=flow.options.but(precision=precision)).state
             maps = level.up(maps)
         return maps
 
-    def film(self, latents: Tensor, times: Sequence[float] | Tensor) -> Tensor:
+    def trajectory(self, latents: Tensor, times: Sequence[float] | Tensor) -> Tensor:
         """Return what the image is if the flow stops at each of `times`.
 
         Args:
             latents: (n, dim).
-            times: rising times in [0, 1], shape (T,); at 1 the last picture is `forward`'s.
+            times: rising times in [0, 1], shape (T,); at 1 the last image is `forward`'s.
 
         Returns:
             Maps of shape (T, n, C, H, W).
@@ -146,20 +145,20 @@ class FlowDecoder(nn.Module):
         precision = casting_to(latents)
         levels = self._each()
         flows = [(number, flow) for number, level in enumerate(levels) for flow in level.each()]
-        pictures, before = [], 0
+        images, before = [], 0
         for place, (level, flow) in enumerate(flows):
             if level > before:
                 maps, before = levels[before].up(maps), level
             own, last = wanted * len(flows) - place, place == len(flows) - 1
             here = own[(own >= 0) & ((own < 1) | last & (own <= 1))]
-            maps = maps.to(latents.dtype)
-            end = flow(maps, control, precision=precision).state
+            maps, options = maps.to(latents.dtype), flow.options.but(precision=precision)
+            end = flow(maps, control, options=options).state
             for time in here:
-                # Frames between are solved apart, so that they do not refine what the last picture comes from.
+                # Frames between are solved apart, so that they do not refine what the last image comes from.
                 between = torch.stack([torch.zeros(()), time]).to(latents.device)
                 at = end if time == 1 else maps
                 if 0 < time < 1:
-                    at = flow(maps, control, times=between, precision=precision).state
-                pictures.append(self._grow(at, level))
+                    at = flow(maps, control, times=between, options=options).state
+                images.append(self._grow(at, level))
             maps = end
-        return torch.stack(pictures)
+        return torch.stack(images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import tomllib
 from collections.abc import Iterable
 from html import escape
@@ -22,21 +21,28 @@ __all__ = ["write_report"]
 # What a browser shows, by its first bytes: a file that only bears the name is left out.
 KINDS = {".png": ("image/png", b"\x89PNG"), ".gif": ("image/gif", b"GIF8"), ".svg": ("image/svg+xml", b"<")}
 CAPTIONS = {
-    "samples": "Samples: drawn from the prior, moved by no image's control but the prior's own.",
+    "samples": "Samples from the prior.",
     "reconstructions": "Held-out images and their reconstructions.",
     "interpolations": "Straight lines between the latents of held-out images.",
     "trajectories": "Each image's latent flows under its own vector field.",
     "filmstrip": "The latent along t, decoded.",
     "animation": "The latents of held-out images moving from t = 0 to t = 1, decoded.",
-    "emergence": "How pictures emerge along the decoder's own flow.",
-    "refinement": "The refiner's flow, from decoded pictures with noise to images.",
+    "decoder-trajectory": "How images arise along the decoder's flow.",
+    "refiner-trajectory": "The refiner's flow, from decoder means with noise to images.",
 }
 CURVES = (
     ("Nats an image", {"train_nats": "training", "validation_nats": "validation"}),
     ("Loss", {"loss": "loss"}),
-    ("Refiner: square error of the velocity, a pixel", {"matching": "training", "validation_matching": "validation"}),
+    (
+        "Refiner: flow-matching loss",
+        # And the names of earlier versions.
+        {
+            **{"flow_matching": "training", "validation_flow_matching": "validation"},
+            **{"matching": "training ", "validation_matching": "validation "},
+        },
+    ),
     ("Norm of the gradient", {"gradient_norm": "norm"}),
-    ("Learning rate", {"rate": "rate"}),
+    ("Learning rate", {"lr": "rate", "rate": "rate "}),
     ("Error of the training solver, nats", {"solver_gap_nats": "gap"}),
     ("Evaluations of the field", {"nfe": "NFE"}),
     ("Images a second", {"images_per_second": "images"}),
@@ -94,7 +100,7 @@ def _facts(record: RunRecord) -> str:
         f"{recipe.latent.dim} latent dimensions",
         f"loop {recipe.flow.loop}",
         f"prior {recipe.prior.kind}",
-        *(["refined"] if recipe.refiner.kind != "none" else []),
+        *(["refined"] if recipe.observation.kind == "refined" else []),
         record.progress,
     ]
     if record.rows:
@@ -178,7 +184,7 @@ def _curves(rows: list[dict[str, Any]]) -> str:
 
 def _recipe(recipe: Recipe) -> str:
     values = tomllib.loads(recipe.to_toml())
-    unusual = changed_keys(dataclasses.asdict(Recipe()), values)
+    unusual = changed_keys(Recipe().to_dict(), values)
     groups: dict[str, list[str]] = {}
     for key, value in values.items():
         for name, inner in value.items() if isinstance(value, dict) else [(key, value)]:

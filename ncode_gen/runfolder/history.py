@@ -115,10 +115,10 @@ def read_run(folder: Path, gallery: Path | None = None) -> RunRecord:
         if trained is not None and evaluation and evaluation["protocol"]["weights_digest"] != digest:
             notices.append(f"{folder / EVALUATION} scores other weights than {folder / WEIGHTS}; evaluate again")
             evaluation = {}
-    told = [int(row["epoch"]) for row in rows]
-    done = max([*told, trained or 0])
-    if told != list(range(1, done + 1)):
-        notices.append(f"{lines.path} tells of {len(told)} of {done} epochs; the lines of the others are lost")
+    found = [int(row["epoch"]) for row in rows]
+    done = max([*found, trained or 0])
+    if found != list(range(1, done + 1)):
+        notices.append(f"{lines.path} has {len(found)} of {done} epochs; the rest are missing")
     place = gallery or folder / GALLERY
     pictures = tuple(sorted(path for path in place.glob("*") if path.suffix in PICTURES)) if place.is_dir() else ()
     return RunRecord(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config.recipe import DataRecipe, Recipe
-from ..data.sets import Splits, load_data
+from ..config import DataSection, Recipe, load_plugins
+from ..data import Splits, load_data
 from ..data.splits import FileSplit
-from ..distributions import LatentModel, build_model
-from ..distributions.describe import describe
+from ..distributions import LatentModel, build_model, describe
 from ..errors import UserError
 from ..runtime.files import check_links
 from ..runtime.paths import shipped, user_path
@@ -44,20 +44,19 @@ METRICS, ENVIRONMENT, EVALUATION = "metrics.jsonl", "environment.json", "evaluat
 DATA = "data.json"
 
 
-def load_run_data(folder: Path, recipe: DataRecipe, workers: int) -> Splits:
+def load_run_data(folder: Path, section: DataSection) -> Splits:
     """Load the images of a run, with the run's own split where they are a folder of pictures.
 
     Args:
         folder: run folder; one that holds no weights and no state is new, and its pictures are split anew.
-        recipe: which set, and where it lies now.
-        workers: reading processes.
+        section: which set, and where it lies now.
 
     Raises:
         UserError: as for `load_data`, or what the run recorded of its pictures is damaged.
     """
     if (folder / DATA).is_file():
-        return load_data(recipe, workers, FileSplit.from_record(read_record(folder / DATA), folder / DATA))
-    return load_data(recipe, workers, earlier=(folder / WEIGHTS).exists() or has_state(folder))
+        return load_data(section, FileSplit.from_record(read_record(folder / DATA), folder / DATA))
+    return load_data(section, earlier=(folder / WEIGHTS).exists() or has_state(folder))
 
 
 def record_files(folder: Path, splits: Splits) -> None:
@@ -146,17 +145,20 @@ def load_recipe(folder: Path) -> Recipe:
     return Recipe.load(folder / RECIPE, stored=True)
 
 
-def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentModel:
+def load_run(name: str | Path, device: torch.device | str = "cpu", *, plugins: Sequence[str] = ()) -> LatentModel:
     """Load the model of a run, in eval mode.
 
     Args:
         name: a run folder, a folder in checkpoints/, or USER/NAME on the Hugging Face Hub (which needs the extra "hub";
             what was fetched once needs no network).
         device: where the model is to be.
+        plugins: modules, or paths of Python files, with components of the user's own that the run needs; a run folder
+            by itself makes the program import nothing.
 
     Raises:
         UserError: there is no such run, its weights are damaged, or they belong to another model.
     """
+    load_plugins(plugins)
     folder = find_run(name)
     recipe = load_recipe(folder)
     with open_weights(folder / WEIGHTS) as stored:
@@ -178,7 +180,7 @@ def load_run(name: str | Path, device: torch.device | str = "cpu") -> LatentMode
     model = build_model(recipe, stored.shape)
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
-    model.precision = None  # Half precision is for training; scores and pictures are made in float32.
+    model.compute_in(None)  # Half precision is for training; scores and pictures are made in float32.
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import random
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import UserError
@@ -29,8 +27,6 @@ __all__ = [
     "is_locked",
     "load_state",
     "locked",
-    "random_states",
-    "restore_random_states",
     "save_state",
 ]
 
@@ -101,29 +97,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("it holds no state")
     return state
-
-
-def random_states() -> dict[str, Any]:
-    """Return the states of the global random generators of torch, CUDA, numpy and Python."""
-    kind, keys, *rest = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Set the global random generators as `random_states` found them."""
-    torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 import torch
@@ -25,19 +25,43 @@ from ..config.recipe import Recipe, changed_keys
 from ..errors import UserError
 from ..runtime.files import write_atomically
 
-__all__ = ["StoredWeights", "open_weights", "write_weights"]
+__all__ = ["StoredWeights", "open_weights", "renamed", "write_weights"]
 
-FORMAT = "ncode_gen 1"
+FORMAT, EARLIER = "ncode_gen 2", "ncode_gen 1"
+# Where weights are that earlier versions held elsewhere, by the start of their names.
+MOVED = {
+    "decoder.": "observation.decoder.",
+    "likelihood.": "observation.likelihood.",
+    "refiner.spread": "observation.refiner.residual_std",
+    "refiner.": "observation.refiner.",
+}
 HASHED = ("format", "shape", "epochs", "recipe")
 LARGEST_SIDE = 8192
 TYPES = {"F32": torch.float32, "F16": torch.float16, "I64": torch.int64, "BOOL": torch.bool}
+
+
+Held = TypeVar("Held")
+
+
+def renamed(tensors: Mapping[str, Held]) -> dict[str, Held]:
+    """Return what an earlier version held by name, by the names of today.
+
+    >>> renamed({"decoder.body": 1, "encoder.body": 2})
+    {'observation.decoder.body': 1, 'encoder.body': 2}
+    """
+    found = {}
+    for name, value in tensors.items():
+        start = next((start for start in MOVED if name.startswith(start)), "")
+        found[MOVED.get(start, "") + name.removeprefix(start)] = value
+    return found
 
 
 def _bound(recipe: str) -> dict[str, Any]:
     """Return the part of a recipe that decides what weights mean: all but how they were found and where images lie."""
     values = tomllib.loads(recipe)
     values.pop("training", None)
-    values.get("data", {}).pop("root", None)
+    for key in ("root", "workers"):
+        values.get("data", {}).pop(key, None)
     return values
 
 
@@ -83,7 +107,7 @@ class StoredWeights:
     Attributes:
         path: the file.
         shape: (C, H, W) of the images.
-        sizes: shape of each tensor by name.
+        sizes: shape of each tensor by name, in the names of today.
         epochs: how many epochs they were trained.
         digest: SHA-256 that the weights must have.
     """
@@ -117,13 +141,13 @@ class StoredWeights:
         Raises:
             UserError: they are not those that were written, or a weight is not finite.
         """
-        tensors: dict[str, Tensor] = {name: self._file.get_tensor(name) for name in self.sizes}
+        tensors: dict[str, Tensor] = {name: self._file.get_tensor(name) for name in list(self._file.keys())}
         if _digest(tensors, self._header) != self.digest:
             raise UserError(f"{self.path} is damaged: its checksum is wrong; copy or train it again")
         for name, value in tensors.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise UserError(f"{self.path} holds a weight in {name} that is not finite; train the model again")
-        return tensors
+        return renamed(tensors) if self._header["format"] == EARLIER else tensors
 
 
 @contextmanager
@@ -136,7 +160,7 @@ def open_weights(path: Path) -> Iterator[StoredWeights]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT or not {*HASHED, "sha256"} <= header.keys():
+            if header.get("format") not in (FORMAT, EARLIER) or not {*HASHED, "sha256"} <= header.keys():
                 raise UserError(f"{path} was not written by ncode_gen, or is damaged: its header says no {FORMAT!r}")
             sizes = {}
             for name in sorted(file.keys()):
@@ -144,6 +168,7 @@ def open_weights(path: Path) -> Iterator[StoredWeights]:
                 if part.get_dtype() not in TYPES:
                     raise UserError(f"{path} holds {name} in an unknown type, {part.get_dtype()}")
                 sizes[name] = tuple(part.get_shape())
+            sizes = renamed(sizes) if header["format"] == EARLIER else sizes
             shape = _shape(header["shape"], path)
             epochs = int(header["epochs"]) if header["epochs"].isdecimal() else 0
             yield StoredWeights(path, shape, sizes, epochs, header["sha256"], header, file)

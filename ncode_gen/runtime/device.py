@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 import torch
 
 from ..errors import UserError
 
-__all__ = ["computes_in_bf16", "resolve_device", "use_full_precision"]
+__all__ = ["computes_in_bf16", "preserved_settings", "resolve_device", "use_full_precision"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -48,3 +50,15 @@ def use_full_precision() -> None:
     """Let CUDA compute in float32 where it may round to TF32 (10 bits) by default: for scores, not for training."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def preserved_settings(device: torch.device) -> Iterator[None]:
+    """Let CUDA multiply matrices in TF32 inside, as training may; the setting before holds again afterwards."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,12 +1,17 @@
-"""Seeds of any size."""
+"""Random numbers: seeds of any size, and the state of the global generators."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 
-__all__ = ["folded", "seeded"]
+__all__ = ["folded", "preserved_randomness", "random_states", "restore_random_states", "seeded"]
 
 LIMIT = 2**63
 
@@ -29,3 +34,36 @@ def seeded(seed: int) -> torch.Generator:
     True
     """
     return torch.Generator().manual_seed(folded(seed))
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of the global random generators of torch, CUDA, numpy and Python."""
+    kind, keys, *rest = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Set the global random generators as `random_states` found them."""
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+@contextlib.contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Leave the global random generators as they were before, whatever is seeded and drawn inside."""
+    before = random_states()
+    try:
+        yield
+    finally:
+        restore_random_states(before)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the warnings of clusters as requests, met between two steps so that no step is half done."""
+"""Ctrl-C, SIGTERM and the warnings of clusters as requests, answered between two steps so that no step is half done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-__all__ = ["Interrupted", "StopRequest", "heed_signals", "stop_signals"]
+__all__ = ["Interrupted", "StopRequest", "handle_signals", "stop_signals"]
 
 
 class Interrupted(Exception):
@@ -31,7 +31,7 @@ class StopRequest:
 
     number: int = 0
 
-    def meet(self) -> None:
+    def check(self) -> None:
         """Raise `Interrupted`, if a signal asked to stop."""
         if self.number:
             raise Interrupted(self.number)
@@ -51,7 +51,7 @@ def stop_signals() -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def heed_signals() -> Iterator[StopRequest]:
+def handle_signals() -> Iterator[StopRequest]:
     """Turn the first signal to stop into a request; a second SIGINT or SIGTERM raises `Interrupted` at once.
 
     Outside of the main thread, which alone receives signals, nothing is changed.
@@ -60,7 +60,7 @@ def heed_signals() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: object) -> None:
         if number in (signal.SIGINT, signal.SIGTERM):
-            request.meet()
+            request.check()
         request.number = request.number or number
 
     if threading.current_thread() is not threading.main_thread():

@@ -1,14 +1,13 @@
 """Processes that work together: who they are, what each does, and how their results meet.
 
-One process needs none of this; `ALONE` stands for it. Several are started by torchrun or SLURM; lightning-fabric finds
-them, their devices and how they talk.
+One process needs none of this; `ALONE` stands for it. Several are started by torchrun or SLURM.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -22,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..errors import UserError
 
-__all__ = ["ALONE", "Workers", "join_workers", "shared_like", "whole"]
+__all__ = ["ALONE", "Workers", "distribute_like", "full_tensor", "join_workers"]
 
 Item = TypeVar("Item")
 
@@ -42,7 +41,7 @@ class Workers:
     sharded: bool = False
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
@@ -80,10 +79,10 @@ class Workers:
         if self.count == 1:
             return module
         if self.sharded:
-            whole = {value for value in module.parameters() if value.dim() == 0 or not value.requires_grad}
+            kept = {value for value in module.parameters() if value.dim() == 0 or not value.requires_grad}
             device = next(module.parameters()).device
             mesh = init_device_mesh(device.type, (self.count,))
-            return cast(nn.Module, fully_shard(module, mesh=mesh, ignored_params=whole))
+            return cast(nn.Module, fully_shard(module, mesh=mesh, ignored_params=kept))
         return nn.parallel.DistributedDataParallel(module)
 
     def local(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -112,11 +111,6 @@ class Workers:
         torch._foreach_mul_([*shares, *rest], (limit / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
-    def wait(self) -> None:
-        """Wait until all are here."""
-        if self.count > 1:
-            dist.barrier()
-
 
 ALONE = Workers()
 
@@ -130,18 +124,18 @@ def _gathered_later(module: FSDPModule) -> Iterator[None]:
         module.set_requires_gradient_sync(True)
 
 
-def whole(value: Any) -> Any:
+def full_tensor(value: Any) -> Any:
     """Return a tensor, or dicts and lists of such, with shares put together; all processes must ask."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, dict):
-        return {key: whole(inner) for key, inner in value.items()}
+        return {key: full_tensor(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [whole(inner) for inner in value]
+        return [full_tensor(inner) for inner in value]
     return value
 
 
-def shared_like(value: Tensor, other: Tensor) -> Tensor:
+def distribute_like(value: Tensor, other: Tensor) -> Tensor:
     """Return a whole tensor shared among the processes in the way that another one of its shape is, if it is."""
     if isinstance(other, DTensor) and value.shape == other.shape:
         return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
@@ -161,25 +155,40 @@ def join_workers(device: str, *, sharded: bool = False) -> tuple[Workers, torch.
     Raises:
         UserError: the processes cannot be joined, or there is nobody to share with.
     """
+    environ = os.environ
     # In a batch script without srun, SLURM_NTASKS speaks of tasks that nobody started; the step's number does not.
-    count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    count = int(environ.get("WORLD_SIZE") or environ.get("SLURM_STEP_NUM_TASKS") or 1)
     if count == 1:
         if sharded:
             raise UserError(
                 "--strategy fsdp shares a model among processes; start several with torchrun, or leave it out"
             )
         return ALONE, None
-    from lightning_fabric import Fabric
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    accelerator = device.split(":", maxsplit=1)[0]
-    nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        nodes = count // int(os.environ["LOCAL_WORLD_SIZE"])
     try:
-        fabric = Fabric(accelerator=accelerator, devices=count // nodes, num_nodes=nodes, strategy="ddp")
-        fabric.launch()
+        if "WORLD_SIZE" not in environ:
+            _tell_torch_of_slurm()
+        rank, local = int(environ["RANK"]), int(environ["LOCAL_RANK"])
+        gpu = device.split(":", maxsplit=1)[0] != "cpu" and torch.cuda.is_available()
+        own = torch.device("cuda", local) if gpu else torch.device("cpu")
+        if gpu:
+            torch.cuda.set_device(own)
+        dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=count)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{count} processes could not be joined on {nodes} nodes ({reason})", code=1) from None
-    return Workers(fabric.global_rank, fabric.world_size, sharded), fabric.device
+        raise UserError(f"{count} processes could not be joined ({reason})", code=1) from None
+    return Workers(rank, count, sharded), own
+
+
+def _tell_torch_of_slurm() -> None:
+    """Set the variables that torch.distributed reads from those that SLURM sets for the tasks of a step."""
+    environ = os.environ
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_NODELIST"]
+    first = nodes.split(",")[0]
+    if "[" in first:  # node[07-09]: SLURM itself knows how to read it
+        asked = ["scontrol", "show", "hostnames", nodes]
+        first = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60).stdout.split()[0]
+    environ.setdefault("MASTER_ADDR", first)
+    environ.setdefault("MASTER_PORT", str(15000 + int(environ.get("SLURM_JOB_ID", "0")[-4:])))
+    environ.setdefault("RANK", environ["SLURM_PROCID"])
+    environ.setdefault("LOCAL_RANK", environ["SLURM_LOCALID"])
+    environ.setdefault("WORLD_SIZE", environ["SLURM_STEP_NUM_TASKS"])

@@ -5,15 +5,9 @@ from .fixed import Derivative, State, fixed_steps, runge_kutta_step
 from .grids import grid_of, nodes_of, random_grid
 from .invariance import batch_invariant, is_batch_invariant
 from .modes import casting_to, in_own_precision, is_plain, sees_numbers
+from .options import METHODS, Gradient, LogDet, SolveOptions, check_method, evaluations
 from .solution import Outcome, SampleCounts, Solution
-from .solve import (
-    METHODS,
-    Gradient,
-    check_gradient,
-    check_method,
-    evaluations,
-    solve,
-)
+from .solve import solve
 from .tableaus import ADAPTIVE, FIXED, EmbeddedTableau, Tableau, fixed_tableau, has_fixed_steps, two_stages
 from .times import Times, as_times
 
@@ -24,16 +18,17 @@ __all__ = [
     "Derivative",
     "EmbeddedTableau",
     "Gradient",
+    "LogDet",
     "Outcome",
     "SampleCounts",
     "Solution",
+    "SolveOptions",
     "State",
     "Tableau",
     "Times",
     "as_times",
     "batch_invariant",
     "casting_to",
-    "check_gradient",
     "check_method",
     "checked",
     "evaluations",

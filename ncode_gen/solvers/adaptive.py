@@ -2,7 +2,7 @@
 
 A solve is a search and, where gradients are wanted, a replay. The search, without autograd, tries steps and finds for
 each sample the steps that it accepts. The replay takes exactly those steps again under autograd, so that rejected
-steps and lost samples leave no trace in the memory or in the gradient; step lengths count as constants.
+steps and lost samples leave no trace in the memory or in the gradient; step sizes count as constants.
 
 Step control: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", II.4 and IV.2 (PI).
 """
@@ -16,9 +16,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .derivative import Narrowable
+from .derivative import Selectable
 from .fixed import Derivative, State, advance, recomputed
 from .invariance import batch_invariant
+from .options import SolveOptions
 from .solution import Outcome, SampleCounts, Solution
 from .tableaus import EmbeddedTableau
 
@@ -54,10 +55,10 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The steps that every sample accepts, in order: starts and lengths (S, n), and how many each has, (n,)."""
+    """The steps that every sample accepts, in order: starts and step sizes (S, n), and how many each has, (n,)."""
 
     starts: Tensor
-    lengths: Tensor
+    step_sizes: Tensor
     count: Tensor
 
 
@@ -151,12 +152,10 @@ def _search(
     state: State,
     times: Tensor,
     tableau: EmbeddedTableau,
-    rtol: float,
-    atol: float,
-    max_steps: int,
+    options: SolveOptions,
 ) -> tuple[_Path, _Plan, Tensor, SampleCounts]:
     """Try steps until every sample has reached the last time or cannot; return path, plan, outcomes and counts."""
-    n, device = state[0].shape[0], state[0].device
+    n, device, rtol, atol = state[0].shape[0], state[0].device, options.rtol, options.atol
     start, end = times[0], times[-1]
     span = end - start
     floor = 16 * torch.finfo(times.dtype).eps * torch.maximum(span.abs(), torch.maximum(start.abs(), end.abs()))
@@ -172,13 +171,13 @@ def _search(
     held = torch.zeros_like(running)  # after a rejection the next step does not grow
     counts = torch.zeros(2, n, dtype=torch.int64, device=device)
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(max_steps):
+    for _ in range(options.max_steps):
         alive = int(running.sum())
         if alive == 0:
             break
-        if isinstance(derivative, Narrowable) and alive < CROWDED * len(rows):
+        if isinstance(derivative, Selectable) and alive < CROWDED * len(rows):
             path.leave(rows[~running], _pick(state, ~running))
-            derivative = derivative.take(running)
+            derivative = derivative.select(running)
             rows, t, step, last_error, held = (v[running] for v in (rows, t, step, last_error, held))
             state, slope, running = _pick(state, running), _pick(slope, running), running[running]
 
@@ -224,11 +223,11 @@ def _plan(taken: list[tuple[Tensor, Tensor, Tensor]], n: int, times: Tensor) -> 
     if not taken:
         empty = times.new_zeros(0, n)
         return _Plan(empty, empty, torch.zeros(n, dtype=torch.int64, device=times.device))
-    kept, starts, lengths = (torch.stack(column) for column in zip(*taken, strict=True))
+    kept, starts, step_sizes = (torch.stack(column) for column in zip(*taken, strict=True))
     order = (~kept).to(torch.int8).argsort(dim=0, stable=True)
     count = kept.sum(0)
     most = int(count.max())
-    return _Plan(starts.gather(0, order)[:most], lengths.gather(0, order)[:most], count)
+    return _Plan(starts.gather(0, order)[:most], step_sizes.gather(0, order)[:most], count)
 
 
 def _replay(
@@ -244,24 +243,24 @@ def _replay(
         yield _pick(state, keep)
         yield _pick(origin, keep)
 
-    if isinstance(derivative, Narrowable) and bool((count == 0).any()):
+    if isinstance(derivative, Selectable) and bool((count == 0).any()):
         # A sample without a step may have no finite derivative, which would spoil shared gradients.
         keep = count > 0
         state, origin = shed(keep)
-        rows, count, derivative = rows[keep], count[keep], derivative.take(keep)
+        rows, count, derivative = rows[keep], count[keep], derivative.select(keep)
     if len(rows) == 0:
         return path
     slope = derivative(times[0].expand(len(rows)), state)
     for i in range(plan.starts.shape[0]):
         active = count > i
-        if isinstance(derivative, Narrowable) and int(active.sum()) < CROWDED * len(rows):
+        if isinstance(derivative, Selectable) and int(active.sum()) < CROWDED * len(rows):
             state, origin = shed(active)
-            slope, derivative = _pick(slope, active), derivative.take(active)
+            slope, derivative = _pick(slope, active), derivative.select(active)
             rows, count = rows[active], count[active]
             active = active[active]
         # Finished samples stand still where the derivative is known to be finite, so that 0 x inf never arises.
         t = torch.where(active, plan.starts[i, rows], times[0])
-        length = torch.where(active, plan.lengths[i, rows], 0.0)
+        length = torch.where(active, plan.step_sizes[i, rows], 0.0)
         now = _choose(active, state, origin)
 
         evaluate = recomputed(derivative) if recompute else derivative
@@ -289,31 +288,24 @@ def adaptive_solve(
     state: State,
     times: Tensor,
     tableau: EmbeddedTableau,
-    *,
-    rtol: float,
-    atol: float,
-    max_steps: int,
-    recompute: bool = False,
+    options: SolveOptions,
 ) -> Solution:
     """Solve with a step, an error norm and an outcome for each sample; nothing that a field does makes it raise.
 
     Args:
-        derivative: maps times, shape (n,), and a state to rates of change. With a method `take(rows)` that returns
+        derivative: maps times, shape (n,), and a state to rates of change. With a method `select(rows)` that returns
             the derivative of some of the samples, finished samples cost nothing.
         state: initial state, a tuple of tensors of shape (n, ...).
         times: requested times, shape (T,), strictly increasing or decreasing.
         tableau: an embedded pair of order 5(4).
-        rtol: relative tolerance of a step.
-        atol: absolute tolerance of a step.
-        max_steps: steps tried by a sample, at most; then its last state is returned.
-        recompute: whether the backward pass makes each evaluation again instead of keeping what it needs.
+        options: tolerances, the number of steps that a sample may try, and how gradients are found.
     """
     if state[0].shape[0] == 0:
         return _empty(state, times)
     with batch_invariant():
-        path, plan, outcomes, counts = _search(derivative, state, times, tableau, rtol, atol, max_steps)
+        path, plan, outcomes, counts = _search(derivative, state, times, tableau, options)
         if torch.is_grad_enabled() and _differentiable(derivative, state, times):
-            path = _replay(derivative, state, times, tableau, plan, recompute)
+            path = _replay(derivative, state, times, tableau, plan, options.gradient == "checkpoint")
         parts = path.parts()
     nfe, accepted, rejected = (
         int(column.max()) if column.numel() else 0 for column in (counts.nfe, counts.accepted, counts.rejected)

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from .fixed import Derivative, State
 
-__all__ = ["Narrowable", "check_state", "checked"]
+__all__ = ["Selectable", "check_state", "checked"]
 
 
 @runtime_checkable
-class Narrowable(Protocol):
+class Selectable(Protocol):
     """A derivative that can be asked for some of its samples."""
 
     def __call__(self, t: Tensor, state: State) -> State:
         """Return the rates of a state."""
 
-    def take(self, rows: Tensor) -> Narrowable:
+    def select(self, rows: Tensor) -> Selectable:
         """Return the derivative of the samples `rows`, an index or a mask."""
 
 
@@ -78,6 +78,7 @@ class _Checked:
 
     def __init__(self, derivative: Derivative) -> None:
         self.derivative = derivative
+        self.initial: State | None = getattr(derivative, "initial", None)
 
     def __call__(self, t: Tensor, state: State) -> State:
         return _checked_rates(self.derivative(t, state), state)
@@ -88,10 +89,10 @@ class _Checked:
         return found
 
 
-class _CheckedNarrowable(_Checked):
-    def take(self, rows: Tensor) -> _CheckedNarrowable:
+class _CheckedSelectable(_Checked):
+    def select(self, rows: Tensor) -> _CheckedSelectable:
         """Return the derivative of some of the samples."""
-        return _CheckedNarrowable(cast(Narrowable, self.derivative).take(rows))
+        return _CheckedSelectable(cast(Selectable, self.derivative).select(rows))
 
 
 def checked(derivative: Derivative) -> Derivative:
@@ -106,4 +107,4 @@ def checked(derivative: Derivative) -> Derivative:
     """
     if not callable(derivative):
         raise ValueError(f"the derivative must be a function of a time and a state, got {_described(derivative)}")
-    return _CheckedNarrowable(derivative) if isinstance(derivative, Narrowable) else _Checked(derivative)
+    return _CheckedSelectable(derivative) if isinstance(derivative, Selectable) else _Checked(derivative)

@@ -34,7 +34,13 @@ def advance(state: State, slopes: Sequence[State], weights: Sequence[float], ste
 
 
 def runge_kutta_step(
-    derivative: Derivative, t: Tensor, step: Tensor, state: State, tableau: Tableau, last: Derivative | None = None
+    derivative: Derivative,
+    t: Tensor,
+    step: Tensor,
+    state: State,
+    tableau: Tableau,
+    last: Derivative | None = None,
+    first: State | None = None,
 ) -> State:
     """Take one explicit Runge-Kutta step.
 
@@ -45,12 +51,13 @@ def runge_kutta_step(
         state: tuple of tensors.
         tableau: the method's coefficients.
         last: evaluated instead of `derivative` in the last stage.
+        first: the rates at the start of the step, where they are known without an evaluation.
 
     Returns:
         The state at `t + step`.
     """
-    slopes: list[State] = []
-    for weights, c in zip(tableau.a, tableau.c, strict=True):
+    slopes: list[State] = [] if first is None else [first]
+    for weights, c in list(zip(tableau.a, tableau.c, strict=True))[len(slopes) :]:
         evaluate = last if last is not None and len(slopes) == tableau.stages - 1 else derivative
         slopes.append(evaluate(t + c * step, advance(state, slopes, weights, step)))
     return advance(state, slopes, tableau.b, step)
@@ -78,7 +85,7 @@ def fixed_steps(
     """Yield the state at each node of `grid`, the initial one first.
 
     Args:
-        derivative: as in `runge_kutta_step`.
+        derivative: as in `runge_kutta_step`; its attribute `initial`, if any, are its rates at the first node.
         state: initial state, a tuple of tensors.
         grid: times of the nodes, shape (steps + 1,), increasing or decreasing.
         tableau: the method's coefficients.
@@ -89,5 +96,6 @@ def fixed_steps(
     again = recomputed(derivative) if recompute else derivative
     for i in range(grid.shape[0] - 1):
         last = derivative if i == grid.shape[0] - 2 else None
-        state = runge_kutta_step(again, grid[i], grid[i + 1] - grid[i], state, tableau, last)
+        first = getattr(derivative, "initial", None) if i == 0 else None
+        state = runge_kutta_step(again, grid[i], grid[i + 1] - grid[i], state, tableau, last, first)
         yield state

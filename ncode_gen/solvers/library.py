@@ -12,9 +12,10 @@ from torch import Tensor
 from ..runtime.imports import import_plainly
 from .fixed import Derivative, State
 from .grids import nodes_of
+from .options import SolveOptions, library_solvers
 from .solution import Outcome, Solution
 
-__all__ = ["library_methods", "library_solve"]
+__all__ = ["library_solve"]
 
 WITHOUT_GRADIENTS = "scipy_solver"
 EVALUATIONS_A_STEP = 20  # of scipy's solvers, which count no steps
@@ -23,16 +24,6 @@ EVALUATIONS_A_STEP = 20  # of scipy's solvers, which count no steps
 @functools.cache
 def _library() -> Any:
     return import_plainly("torchdiffeq")
-
-
-@functools.cache
-def _solvers() -> dict[str, type]:
-    return dict(import_plainly("torchdiffeq._impl.odeint").SOLVERS)
-
-
-def library_methods() -> list[str]:
-    """Return the names of torchdiffeq's methods."""
-    return sorted(_solvers())
 
 
 class _Counted:
@@ -68,34 +59,27 @@ def library_solve(
     state: State,
     times: Tensor,
     method: str,
-    *,
-    steps: int,
-    rtol: float,
-    atol: float,
-    max_steps: int = 1000,
-    adjoint: bool = False,
+    options: SolveOptions,
 ) -> Solution:
-    """Solve with torchdiffeq, on our grid of `steps` steps with its fixed-step methods.
+    """Solve with torchdiffeq, on our grid with its fixed-step methods.
 
     Where torchdiffeq gives up (the step underflows, or too many are tried) every sample is lost: its state is NaN after
     the first time, and `outcomes` say why.
 
     Args:
-        derivative: as in `solve`; with `adjoint` it names the tensors that it depends on by a method `tensors()`.
+        derivative: as in `solve`; with the adjoint it names the tensors that it depends on by a method `tensors()`.
         state: initial state.
         times: requested times, without gradients.
         method: name of a method of torchdiffeq.
-        steps: steps of a fixed-step method on the whole interval.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
-        max_steps: steps between two requested times that an adaptive method may take.
-        adjoint: whether gradients come from the continuous adjoint (`odeint_adjoint`), counts then of the forward
-            solve.
+        options: steps of a fixed-step method on the whole interval; tolerances, and steps between two requested times
+            that an adaptive method may take; whether gradients come from the continuous adjoint (`odeint_adjoint`),
+            counts then of the forward solve.
 
     Raises:
         ValueError: gradients through "scipy_solver" without the adjoint.
     """
-    library, kind = _library(), _solvers()[method]
+    library, kind = _library(), library_solvers()[method]
+    steps, max_steps, adjoint = options.steps, options.max_steps, options.adjoint
     bases = import_plainly("torchdiffeq._impl.solvers")
     fixed = issubclass(kind, bases.FixedGridODESolver)
     adaptive = issubclass(kind, bases.AdaptiveStepsizeODESolver) and method != WITHOUT_GRADIENTS
@@ -106,16 +90,16 @@ def library_solve(
     def grid(_: object, __: object, t: Tensor) -> Tensor:
         return nodes_of(t, max(1, round(steps * float((t[-1] - t[0]).abs()) / span)))[0]
 
-    options: dict[str, object] = {"max_num_steps": max_steps}
+    own: dict[str, object] = {"max_num_steps": max_steps}
     if fixed:
-        options = {"grid_constructor": grid}
+        own = {"grid_constructor": grid}
     elif method == WITHOUT_GRADIENTS:
-        options = {"solver": "LSODA"}
+        own = {"solver": "LSODA"}
         if not adjoint and torch.is_grad_enabled():
             rates = derivative(times[0], state)
             if any(part.requires_grad for part in (*state, *rates)):
                 raise ValueError('torchdiffeq:scipy_solver has no gradients of its own; say gradient="adjoint"')
-    settings = {"method": method, "rtol": rtol, "atol": atol, "options": options}
+    settings = {"method": method, "rtol": options.rtol, "atol": options.atol, "options": own}
     try:
         if adjoint:
             wanted = tuple(tensor for tensor in derivative.tensors() if tensor.requires_grad)  # type: ignore[attr-defined]

@@ -59,24 +59,24 @@ FIXED = {
 }
 
 
-def two_stages(share: float) -> Tableau:
+def two_stages(alpha: float) -> Tableau:
     """Return the method of second order whose second stage lies a share of the step ahead.
 
     All methods of two stages and second order are of this family: midpoint (1/2), Ralston (2/3), Heun (1).
 
     Args:
-        share: above 0, at most 1.
+        alpha: above 0, at most 1.
 
     Raises:
-        ValueError: another share.
+        ValueError: another number.
 
     >>> two_stages(0.5) == FIXED["midpoint"], two_stages(1.0) == FIXED["heun"]
     (True, True)
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"the second stage must lie above 0 and at most 1 of the step ahead, got {share}")
-    late = 0.5 / share
-    return Tableau(a=((), (share,)), b=(1 - late, late), c=(0.0, share))
+    if not 0 < alpha <= 1:
+        raise ValueError(f"the second stage must lie above 0 and at most 1 of the step ahead, got {alpha}")
+    late = 0.5 / alpha
+    return Tableau(a=((), (alpha,)), b=(1 - late, late), c=(0.0, alpha))
 
 
 def has_fixed_steps(method: str) -> bool:
@@ -85,10 +85,10 @@ def has_fixed_steps(method: str) -> bool:
 
 
 def fixed_tableau(method: str) -> Tableau:
-    """Return the tableau of a method of fixed steps, by its name or by "rk2:SHARE".
+    """Return the tableau of a method of fixed steps, by its name or by "rk2:ALPHA".
 
     Raises:
-        ValueError: no such method, or a share that is no number or not one for `two_stages`.
+        ValueError: no such method, or an alpha that is no number or not one for `two_stages`.
 
     >>> fixed_tableau("rk2:0.25").b
     (-1.0, 2.0)
@@ -96,12 +96,12 @@ def fixed_tableau(method: str) -> Tableau:
     if method in FIXED:
         return FIXED[method]
     if not method.startswith(TWO_STAGES):
-        raise ValueError(f"{method!r} is no method of fixed steps; choose {', '.join(FIXED)} or {TWO_STAGES}SHARE")
+        raise ValueError(f"{method!r} is no method of fixed steps; choose {', '.join(FIXED)} or {TWO_STAGES}ALPHA")
     try:
-        share = float(method.removeprefix(TWO_STAGES))
+        alpha = float(method.removeprefix(TWO_STAGES))
     except ValueError:
-        raise ValueError(f"{TWO_STAGES}SHARE needs a number such as {TWO_STAGES}0.4, got {method!r}") from None
-    return two_stages(share)
+        raise ValueError(f"{TWO_STAGES}ALPHA needs a number such as {TWO_STAGES}0.4, got {method!r}") from None
+    return two_stages(alpha)
 
 
 def _dormand_prince() -> EmbeddedTableau:

@@ -1,131 +1,167 @@
-"""What training minimises, as it is and compiled."""
+"""What training minimises."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..config.recipe import Recipe
-from ..distributions import LatentModel, SolverChoice
+from ..distributions import Adjust, LatentModel
 
-__all__ = ["CompiledLoss", "Loss", "discrepancy", "make_loss"]
-
-Loss = Callable[..., tuple[Tensor, Tensor]]
+__all__ = ["Autoencoder", "Elbo", "Objective", "Wasserstein", "mmd"]
 
 
-def discrepancy(latents: Tensor, draws: Tensor) -> Tensor:
+def mmd(latents: Tensor, samples: Tensor) -> Tensor:
     """Return the unbiased squared maximum mean discrepancy of two sets of n points, each (n, d).
 
     The kernel is a sum of inverse multiquadrics C / (C + |x - y|^2), C = 2 d s, over seven scales s (Tolstikhin et al.,
     "Wasserstein auto-encoders", ICLR 2018, section 4, with the scales of the authors' program).
     """
     n, dim = latents.shape
-    squares = [torch.cdist(a, b).square() for a, b in ((latents, latents), (draws, draws), (latents, draws))]
+    squares = [torch.cdist(a, b).square() for a, b in ((latents, latents), (samples, samples), (latents, samples))]
     total = latents.new_zeros(())
     for scale in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0):
         width = 2 * dim * scale
-        own, drawn, cross = (width / (width + square) for square in squares)
+        own, sampled, cross = (width / (width + square) for square in squares)
         # A point's kernel with itself is 1; the unbiased estimate leaves these out.
-        total = total + (own.sum() + drawn.sum() - 2 * n) / (n * (n - 1)) - 2 * cross.mean()
+        total = total + (own.sum() + sampled.sum() - 2 * n) / (n * (n - 1)) - 2 * cross.mean()
     return total
 
 
-def make_loss(model: LatentModel, recipe: Recipe) -> Loss:
-    """Return the loss of a batch: (target, noise, weight of the KL term, grid) -> (loss, nats to report)."""
-    objective = recipe.objective
-    if objective.kind == "elbo":
-        return _negative_bound(model, recipe)
-
-    def autoencoding(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        jitter = objective.latent_noise * noise[:, 0] if objective.latent_noise else None
-        log_likelihood, latents = model.autoencoding(target, SolverChoice(grid=grid), jitter)
-        fit = -log_likelihood.mean()
-        if objective.kind == "wae":
-            loss = fit + objective.discrepancy * discrepancy(latents, noise[:, 0])
-        else:
-            loss = fit + objective.latent_penalty * 0.5 * (latents * latents).sum(-1).mean()
-        if objective.decoder_penalty:
-            weights = [weight.square().sum() for weight in model.decoder.parameters()]
-            loss = loss + objective.decoder_penalty * torch.stack(weights).sum()
-        return loss, fit.detach()
-
-    return autoencoding
-
-
-def _negative_bound(model: LatentModel, recipe: Recipe) -> Loss:
-    objective = recipe.objective
-
-    def loss(target: Tensor, noise: Tensor, beta: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        terms = model.terms(target, noise, SolverChoice(grid=grid), energy=objective.kinetic > 0)
-        divergence = terms.log_posterior - terms.log_prior
-        if noise.shape[1] > 1:
-            weighted = replace(terms, log_prior=beta * terms.log_prior, log_posterior=beta * terms.log_posterior)
-            found = -weighted.importance_bound.mean()
-        else:
-            cost = divergence.mean()
-            if objective.free_nats:  # below them it costs nothing, so that no dimension is given up early
-                cost = cost.clamp(min=objective.free_nats)
-            found = beta * cost - terms.log_likelihood.mean()
-        if terms.energy is not None:
-            found = found + objective.kinetic * terms.energy.mean()
-        return found, -terms.elbo.mean().detach()
-
-    return loss
-
-
-class CompiledLoss:
-    """A loss that runs as it is for some calls, and compiled from then on.
-
-    So the first steps, and their errors, are there at once, and the compiler is paid a little later. No thread compiles
-    meanwhile: torch's autocast cache can wait for the interpreter's lock while the compiler holds that and waits for
-    the cache. Where the compiler fails, one clear line is told and the loss goes on as it is.
+class Objective(ABC):
+    """The loss of a batch: (target, noise, weight of the KL term, time grid) -> (loss, nats to report).
 
     Args:
-        loss: the loss.
-        tell: where one line about the compilation goes.
-        plain_calls: calls before it is compiled.
-        parameters: what the loss is differentiated by.
-        graphs: whether the compiled code is recorded as CUDA graphs: where networks are small, starting their kernels
-            one by one takes most of the time. A graph's gradients lie where its next run writes its own, so they must
-            have been used by then.
+        model: the model that is trained.
+    """
+
+    particles = 1
+
+    def __init__(self, model: LatentModel) -> None:
+        self.model = model
+
+    @abstractmethod
+    def __call__(self, target: Tensor, noise: Tensor, weight: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss, (), and the nats an image to report, ().
+
+        Args:
+            target: (n, C, H, W), see `Observation.target`.
+            noise: standard normal numbers, (n, K, d).
+            weight: weight of the KL term, ().
+            grid: time grid of the flows, shape (S + 1,).
+        """
+
+    def weight(self, step: float, steps: int) -> float:
+        """Return the weight of the KL term at a step."""
+        return 1.0
+
+
+def _on(grid: Tensor | None) -> Adjust | None:
+    return None if grid is None else lambda options: options.but(grid=grid)
+
+
+def _lost(loss: Tensor, unfinished: int) -> Tensor:
+    """Return a loss, which is not finite, and so leaves the batch out, if a solve did not reach its last time."""
+    return loss * torch.nan if unfinished else loss
+
+
+class Elbo(Objective):
+    """The negative evidence lower bound, or the importance-weighted one of many particles.
+
+    Args:
+        model: the model that is trained.
+        warmup: share of training over which the weight of the KL term rises.
+        beta: final weight of the KL term.
+        particles: samples of an image's latent.
+        free_nats: KL divergence that costs nothing.
+        kinetic: weight of the kinetic energy of the posterior's flow.
+    """
+
+    def __init__(
+        self, model: LatentModel, warmup: float, beta: float, particles: int, free_nats: float, kinetic: float
+    ) -> None:
+        super().__init__(model)
+        self.warmup, self.beta, self.particles = warmup, beta, particles
+        self.free_nats, self.kinetic = free_nats, kinetic
+
+    def weight(self, step: float, steps: int) -> float:
+        """Return the weight of the KL term at a step."""
+        rise = self.warmup * steps
+        return self.beta * min(1.0, (step + 1) / rise if rise > 0 else 1.0)
+
+    def __call__(self, target: Tensor, noise: Tensor, weight: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss and the negative ELBO."""
+        terms = self.model.elbo_terms(target, noise, _on(grid), energy=self.kinetic > 0)
+        if noise.shape[1] > 1:
+            weighted = replace(terms, log_prior=weight * terms.log_prior, log_posterior=weight * terms.log_posterior)
+            loss = -weighted.importance_bound.mean()
+        else:
+            cost = (terms.log_posterior - terms.log_prior).mean()
+            if self.free_nats:  # below them it costs nothing, so that no dimension is given up early
+                cost = cost.clamp(min=self.free_nats)
+            loss = weight * cost - terms.reconstruction_log_prob.mean()
+        if terms.energy is not None:
+            loss = loss + self.kinetic * terms.energy.mean()
+        return _lost(loss, terms.unfinished), -terms.elbo.mean().detach()
+
+
+class Autoencoder(Objective):
+    """Reconstruction from deterministic codes, with a penalty of these.
+
+    Args:
+        model: the model that is trained.
+        decoder_penalty: weight of the squared norm of the decoder's weights.
+        stochastic_targets: whether targets are stochastic; the phase draws them.
+        latent_penalty: weight of half the squared norm of the latent.
+        latent_noise: standard deviation of what is added to the latent.
     """
 
     def __init__(
         self,
-        loss: Loss,
-        tell: Callable[[str], None],
-        plain_calls: int,
-        parameters: Sequence[Tensor],
-        *,
-        graphs: bool = False,
+        model: LatentModel,
+        decoder_penalty: float,
+        stochastic_targets: bool,
+        latent_penalty: float = 0.0,
+        latent_noise: float = 0.0,
     ) -> None:
-        self.loss, self.tell, self.plain_calls = loss, tell, plain_calls
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.mode = "reduce-overhead" if graphs else "default"
-        self.calls = 0
+        super().__init__(model)
+        self.decoder_penalty, self.latent_penalty, self.latent_noise = decoder_penalty, latent_penalty, latent_noise
 
-    def skip(self, calls: int) -> None:
-        """Count calls that an earlier process made."""
-        self.calls = min(self.calls + calls, self.plain_calls)
+    def __call__(self, target: Tensor, noise: Tensor, weight: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the loss and the nats of the reconstruction."""
+        model, flow, adjust = self.model, self.model.posterior.flow, _on(grid)
+        options = None if flow is None or adjust is None else adjust(flow.options)
+        sampled = model.posterior.sample(model.features(target), noise, options)
+        latents = sampled.latents[:, 0]
+        noisy = latents + self.latent_noise * noise[:, 0] if self.latent_noise else latents
+        nats = -model.observation.log_prob(target, noisy).mean()
+        loss = nats + self.penalty(latents, noise[:, 0])
+        if self.decoder_penalty:
+            weights = [value.square().sum() for value in model.observation.penalised()]
+            loss = loss + self.decoder_penalty * torch.stack(weights).sum()
+        return _lost(loss, sampled.unfinished), nats.detach()
 
-    def __call__(self, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the loss and what is reported beside it."""
-        if self.calls == self.plain_calls:
-            start = time.perf_counter()
-            try:
-                compiled = torch.compile(self.loss, fullgraph=True, dynamic=False, mode=self.mode)
-                # Not by backward(): what waits for gradients to gather them must not see these.
-                trial = compiled(*arguments)[0]
-                torch.autograd.grad(trial, self.parameters, allow_unused=True)
-            except Exception as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                self.tell(f"compilation failed ({type(error).__name__}: {reason[:120]}); training goes on uncompiled")
-            else:
-                self.loss = compiled
-                self.tell(f"compiled the training step in {time.perf_counter() - start:.0f} s")
-        self.calls += 1
-        return self.loss(*arguments)
+    def penalty(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """Return the penalty of latents (n, d), (); `noise` are samples of N(0, I), (n, d)."""
+        return self.latent_penalty * 0.5 * (latents * latents).sum(-1).mean()
+
+
+class Wasserstein(Autoencoder):
+    """Reconstruction from deterministic codes, with their discrepancy from N(0, I).
+
+    Args:
+        model: the model that is trained.
+        decoder_penalty: weight of the squared norm of the decoder's weights.
+        stochastic_targets: whether targets are stochastic; the phase draws them.
+        mmd_weight: weight of the maximum mean discrepancy.
+    """
+
+    def __init__(self, model: LatentModel, decoder_penalty: float, stochastic_targets: bool, mmd_weight: float) -> None:
+        super().__init__(model, decoder_penalty, stochastic_targets)
+        self.mmd_weight = mmd_weight
+
+    def penalty(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """Return the weighted discrepancy of latents (n, d) from samples of N(0, I), (n, d)."""
+        return self.mmd_weight * mmd(latents, noise)

@@ -1,35 +1,22 @@
-"""One training step: random numbers, loss, gradient, update; what is not finite is left out."""
+"""One update: loss, gradient, optimiser; what is not finite is left out."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NotRequired, TypedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Unpack
 
-from ..config.recipe import Recipe
-from ..distributions import LatentModel
-from ..runtime.workers import ALONE, Workers, whole
-from ..solvers import has_fixed_steps, random_grid
-from .objective import CompiledLoss, Loss, make_loss
+from ..runtime.workers import ALONE, Workers, full_tensor
+from .compiled import CompiledLoss, Loss
 
-__all__ = [
-    "GuardedAdamW",
-    "Step",
-    "StepOptions",
-    "TrainingStep",
-    "learning_rate",
-    "make_optimiser",
-    "update_average",
-]
+__all__ = ["Average", "GuardedAdamW", "Step", "StepSettings", "learning_rate", "make_optimiser"]
 
 
-def learning_rate(peak: float, warmup: float, step: float, total: int) -> float:
+def learning_rate(peak: float, warmup: float, step: float, total: float) -> float:
     """Return the rate at a step: a linear rise over the share `warmup` of the steps, then half a cosine down to zero.
 
     A step is a share of one too, where a run went on with another batch.
@@ -43,11 +30,25 @@ def learning_rate(peak: float, warmup: float, step: float, total: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the current ones; the decay grows from 0.1, so early weights are forgotten."""
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), whole(list(model.parameters())), weight)
+class Average:
+    """The moving average of trained weights.
+
+    Args:
+        averaged: where it is held.
+        trained: what it is taken of, a copy of the former; weights that are not trained are left alone.
+        decay: its decay, a step; 0 for none.
+    """
+
+    def __init__(self, averaged: nn.Module, trained: nn.Module, decay: float) -> None:
+        pairs = list(zip(averaged.parameters(), trained.parameters(), strict=True))
+        self.averaged: list[Tensor] = [average for average, weight in pairs if weight.requires_grad]
+        self.trained, self.decay = [weight for _, weight in pairs if weight.requires_grad], decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the averages towards the weights; the decay grows from 0.1, so early weights are forgotten."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averaged, full_tensor([value.detach() for value in self.trained]), weight)
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -56,51 +57,50 @@ class GuardedAdamW(torch.optim.AdamW):
     found_inf: Tensor | None = None
 
 
-def make_optimiser(model: nn.Module, rate: float, decay: float) -> GuardedAdamW:
-    """Return the optimiser of what is trained of a model.
-
-    Args:
-        model: the model.
-        rate: learning rate.
-        decay: weight decay.
-    """
-    # What is fitted afterwards is none of the optimiser's, so that a run may be resumed with another prior or refiner.
+def make_optimiser(model: nn.Module, lr: float, weight_decay: float) -> GuardedAdamW:
+    """Return the optimiser of what is trained of a model."""
+    # What has a phase of its own is none of the optimiser's, so that a run may be resumed with another prior.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Numbers are never shares of a tensor, and one update cannot take both.
     groups = [[value for value in trained if value.dim() > 0], [value for value in trained if value.dim() == 0]]
     return GuardedAdamW(
         [{"params": group} for group in groups if group],
-        lr=rate,
-        weight_decay=decay,
+        lr=lr,
+        weight_decay=weight_decay,
         betas=(0.9, 0.99),
         fused=True,
     )
 
 
-class StepOptions(TypedDict):
-    """How a step is taken, see `Step`."""
+@dataclass(frozen=True)
+class StepSettings:
+    """How an update is made.
 
-    compiled: bool
-    tell: Callable[[str], None]
-    plain_steps: NotRequired[int]
-    workers: NotRequired[Workers]
+    Attributes:
+        weight_decay: of AdamW.
+        grad_clip: largest norm of the gradient; 0 for no limit.
+        accumulate: parts of a batch whose gradients are added up.
+        scaled: whether the loss is scaled, as gradients in fp16 need.
+    """
+
+    weight_decay: float = 0.0
+    grad_clip: float = 0.0
+    accumulate: int = 1
+    scaled: bool = False
 
 
-class Step(ABC):
-    """One update of a model; called with (images, learning rate, weight of the KL term, random numbers, indices).
+class Step:
+    """One update of a model; called with (arguments of the loss for each part of the batch, learning rate).
 
-    A batch whose loss or gradient is not finite, or one of whose adaptive solves did not reach its last time, changes
-    nothing. The random numbers are those of the whole batch, of which each process takes its own part, so that one
-    process and several take the same step. The call returns (loss, figure to report, norm of the gradient, 1 if
-    skipped), shape (4,), with zeros for a batch that was skipped; loss and figure are means over the processes.
+    A batch whose loss or gradient is not finite changes nothing. The call returns (loss, figure to report, norm of the
+    gradient, 1 if skipped), shape (4,), with zeros for a batch that was skipped; loss and figure are means over the
+    processes.
 
     Args:
         model: the model that is trained.
-        recipe: its recipe.
-        loss: its loss, which is called with what `inputs` returns.
-        compiled: whether the loss is compiled.
-        tell: where one line about the compilation goes.
-        plain_steps: steps that are taken before it is compiled.
+        loss: its loss.
+        settings: how an update is made.
+        compiled: the loss as it is compiled, instead of `loss`.
         workers: the processes that share each batch.
 
     Attributes:
@@ -112,117 +112,48 @@ class Step(ABC):
     def __init__(
         self,
         model: nn.Module,
-        recipe: Recipe,
         loss: Loss,
+        settings: StepSettings,
         *,
-        compiled: bool,
-        tell: Callable[[str], None],
-        plain_steps: int = 0,
+        compiled: CompiledLoss | None = None,
         workers: Workers = ALONE,
     ) -> None:
         device = next(model.parameters()).device
-        self.compiled = None
-        if compiled:
-            plain_calls = plain_steps * recipe.training.accumulate
-            graphs = device.type == "cuda" and recipe.training.accumulate == 1 and workers.count == 1
-            loss = self.compiled = CompiledLoss(loss, tell, plain_calls, list(model.parameters()), graphs=graphs)
-        self.model, self.recipe, self.workers = model, recipe, workers
-        self.module = workers.wrap(_LossModule(model, loss))
-        self.optimiser = make_optimiser(model, recipe.training.rate, recipe.training.decay)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.training.precision == "fp16")
+        self.model, self.settings, self.compiled, self.workers = model, settings, compiled, workers
+        self.module = workers.wrap(_LossModule(model, compiled or loss))
+        self.optimiser = make_optimiser(model, 0.0, settings.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.scaled)
         self.skipped_in_a_row = torch.zeros((), device=device)
-
-    @abstractmethod
-    def inputs(
-        self, images: Tensor, beta: float, generator: torch.Generator, numbers: Tensor | None
-    ) -> list[tuple[Tensor | None, ...]]:
-        """Return the arguments of the loss for each part of the batch; all random numbers are drawn here.
-
-        Args:
-            images: this process's part of the batch, (m, C, H, W) in [0, 1].
-            beta: weight of the KL term.
-            generator: random numbers, on the CPU.
-            numbers: indices of the images in the training set, (m,), on the CPU.
-        """
-
-    def unfinished(self) -> int:
-        """Return how many of the last loss's adaptive solves did not reach their last time."""
-        return 0
 
     def done_before(self, steps: int) -> None:
         """Count steps that were taken before this process, so that the same step is the first to be compiled."""
         if self.compiled is not None:
-            self.compiled.skip(steps * self.recipe.training.accumulate)
+            self.compiled.skip(steps * self.settings.accumulate)
 
-    def __call__(
-        self, images: Tensor, rate: float, beta: float, generator: torch.Generator, numbers: Tensor | None = None
-    ) -> Tensor:
-        """Take the step; `images` are this process's part of the batch, (m, C, H, W) in [0, 1]."""
+    def __call__(self, parts: Sequence[tuple[Tensor | None, ...]], lr: float) -> Tensor:
+        """Take the step."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        parts = self.inputs(images, beta, generator, numbers)
+            group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
-        found, unfinished = images.new_zeros(2), 0
+        found = torch.zeros(2, device=self.skipped_in_a_row.device)
         for number, arguments in enumerate(parts):
             with self.workers.local(self.module) if number + 1 < len(parts) else contextlib.nullcontext():
                 loss, figure = self.module(*arguments)
                 self.scaler.scale(loss / len(parts)).backward()
             found += torch.stack([loss.detach(), figure]) / len(parts)
-            unfinished += self.unfinished()
         trained = list(self.model.parameters())
         self.workers.mean_of_whole(trained)
         self.scaler.unscale_(self.optimiser)
-        norm = self.workers.clip(trained, self.recipe.training.clip or math.inf)
-        lost = ~torch.stack([*found, norm]).isfinite().all() | (unfinished > 0)
-        told = self.workers.sum(torch.cat([found, lost.float().unsqueeze(0)]))
-        skipped = told[2].clamp(max=1)
-        values = torch.cat([told[:2] / self.workers.count, norm.unsqueeze(0)])
+        norm = self.workers.clip(trained, self.settings.grad_clip or math.inf)
+        lost = ~torch.stack([*found, norm]).isfinite().all()
+        sums = self.workers.sum(torch.cat([found, lost.float().unsqueeze(0)]))
+        skipped = sums[2].clamp(max=1)
+        values = torch.cat([sums[:2] / self.workers.count, norm.unsqueeze(0)])
         self.optimiser.found_inf = skipped  # the fused update reads it on the device, so nothing waits here
         self.optimiser.step()
         self.scaler.update()
         self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
         return torch.cat([torch.where(skipped > 0, 0.0, values), skipped.unsqueeze(0)])
-
-
-class TrainingStep(Step):
-    """A step of encoder, posterior, decoder and what else is trained with them; the figure to report is in nats.
-
-    Args:
-        model: the model that is trained.
-        recipe: its recipe.
-        **options: see `Step`.
-    """
-
-    def __init__(self, model: LatentModel, recipe: Recipe, **options: Unpack[StepOptions]) -> None:
-        super().__init__(model, recipe, make_loss(model, recipe), **options)
-        self.latent_model = model
-
-    def unfinished(self) -> int:
-        """Return how many of the flows' last adaptive solves did not reach their last time."""
-        return sum(flow.unfinished for flow in self.latent_model.flows)
-
-    def inputs(
-        self, images: Tensor, beta: float, generator: torch.Generator, numbers: Tensor | None
-    ) -> list[tuple[Tensor | None, ...]]:
-        """Return target, noise, weight of the KL term and time grid of each part."""
-        target, noise, grid = self._random_inputs(images, generator)
-        weight, parts = torch.tensor(beta, device=images.device), self.recipe.training.accumulate
-        return [(*part, weight, grid) for part in zip(target.chunk(parts), noise.chunk(parts), strict=True)]
-
-    def _random_inputs(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Draw all random numbers of a step outside of the compiled part: target, noise and time grid."""
-        model, count = self.latent_model, len(images) * self.workers.count
-        uniform = None
-        if self.recipe.objective.draws_targets:
-            uniform = self.workers.part(torch.rand(count, *images.shape[1:], generator=generator)).to(images.device)
-        target = model.likelihood.target(images, uniform).contiguous(memory_format=torch.channels_last)
-        particles = self.recipe.objective.particles
-        noise = self.workers.part(torch.randn(count, particles, model.dim, generator=generator)).to(images.device)
-        if not model.flows or any(not has_fixed_steps(flow.solver.method) for flow in model.flows):
-            return target, noise, None
-        flow = self.recipe.flow
-        grid = random_grid(flow.steps, generator=generator, jitter=1.0 if flow.grid == "random" else 0.0)
-        return target, noise, grid.to(images.device)
 
 
 class _LossModule(nn.Module):

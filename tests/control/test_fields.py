@@ -11,15 +11,15 @@ FIELDS = [
     MLPField(3, (8,), feedback=True),
     MLPField(3, (8,), feedback=True, time=False, activation="silu"),
     MLPField(3, (8, 5), feedback=True),
-    MLPField(3, (8,), control="gains"),
+    MLPField(3, (8,), control="film"),
     MLPField(3, (8,), control="low-rank", rank=2),
     MLPField(3, (8,), control="last"),
     MLPField(3, (8, 5), control="low-rank"),
-    *(MLPField(3, (8,), control=rung, feedback=True) for rung in ("gains", "low-rank", "last")),
-    *(MLPField(3, (8,), feedback=True, feedback_control=rung) for rung in ("gains", "low-rank", "shared")),
-    MLPField(3, (8, 5), control="gains", feedback=True, feedback_control="all"),
+    *(MLPField(3, (8,), control=rung, feedback=True) for rung in ("film", "low-rank", "last")),
+    *(MLPField(3, (8,), feedback=True, feedback_control=rung) for rung in ("film", "low-rank", "shared")),
+    MLPField(3, (8, 5), control="film", feedback=True, feedback_control="all"),
     MLPField(3, (), feedback=True),
-    LinearField(3, control="gains"),
+    LinearField(3, control="film"),
     LinearField(3, control="low-rank"),
     LinearField(3),
     ConstantField(3),
@@ -107,11 +107,11 @@ CONVOLUTIONS = [
     ConvField(2, (), feedback=True),
     ConvField(2, (4, 3), feedback=True),
     *(
-        ConvField(2, (4,), control="gains", feedback=True, feedback_control=rung)
+        ConvField(2, (4,), control="film", feedback=True, feedback_control=rung)
         for rung in ("all", "low-rank", "shared")
     ),
-    ConvField(2, (4,), feedback=True, feedback_control="gains"),
-    *(ConvField(2, (4,), control=rung, feedback=True) for rung in ("gains", "low-rank", "last")),
+    ConvField(2, (4,), feedback=True, feedback_control="film"),
+    *(ConvField(2, (4,), control=rung, feedback=True) for rung in ("film", "low-rank", "last")),
     ConvField(2, (4,), kernel=1),
 ]
 for field in CONVOLUTIONS:

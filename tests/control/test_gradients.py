@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ncode_gen.control import NCODE, Solver
+from ncode_gen.control import NCODE
+from ncode_gen.solvers import SolveOptions
 
 DOUBLE = torch.float64
 LOOPS = {
@@ -37,7 +38,7 @@ def test_every_way_to_a_gradient_gives_the_same(name):
     found = {}
     for way, options in WAYS.items():
         start, condition = x.clone().requires_grad_(), c.clone().requires_grad_()
-        loss = flow(start, condition, **options).state.square().sum()
+        loss = flow(start, condition, options=flow.options.but(**options)).state.square().sum()
         wanted = (start, condition, *flow.parameters())
         found[way] = torch.autograd.grad(loss, wanted, allow_unused=True)
     reference = found.pop("backprop, fixed")
@@ -49,12 +50,12 @@ def test_every_way_to_a_gradient_gives_the_same(name):
 
 
 def test_thetas_that_are_rebuilt_are_recomputed_when_they_would_fill_the_memory():
-    solver = Solver(method="rk4", steps=4)
+    options = SolveOptions(method="rk4", steps=4)
     small, large = 1000, (256 << 20) // (4 * 16) + 1
-    assert solver.choose_gradient(True, small) == "backprop"
-    assert solver.choose_gradient(True, large) == "checkpoint"
-    assert solver.choose_gradient(False, large) == "backprop"
-    assert Solver(gradient="backprop").choose_gradient(True, large) == "backprop"
+    assert options.with_gradient(True, small).gradient == "auto"
+    assert options.with_gradient(True, large).gradient == "checkpoint"
+    assert options.with_gradient(False, large).gradient == "auto"
+    assert SolveOptions(gradient="backprop").with_gradient(True, large).gradient == "backprop"
 
 
 @pytest.mark.parametrize(
@@ -88,16 +89,16 @@ def test_the_penalties_are_those_of_a_field_that_is_known():
         flow.controller.theta.copy_(torch.cat([matrix.flatten(), torch.zeros(2, dtype=DOUBLE)]))
     x = torch.randn(4, 2, dtype=DOUBLE)
     noise = torch.ones(4, 2, dtype=DOUBLE)
-    solution = flow(x, energy=True, roughness=True, noise=noise, times=torch.linspace(0, 1, 401, dtype=DOUBLE))
+    solution = flow(x, energy=True, jacobian_penalty=True, noise=noise, times=torch.linspace(0, 1, 401, dtype=DOUBLE))
     speed = (solution.states @ matrix).square().sum(-1)
     torch.testing.assert_close(solution.energy[-1], torch.trapezoid(speed, solution.times, dim=0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(solution.roughness[-1], (noise @ matrix).square().sum(-1))
+    torch.testing.assert_close(solution.jacobian_penalty[-1], (noise @ matrix).square().sum(-1))
     with pytest.raises(ValueError, match="give noise"):
-        flow(x, roughness=True)
+        flow(x, jacobian_penalty=True)
 
 
 @pytest.mark.parametrize("kernel", [None, 3])
-@pytest.mark.parametrize("control", ["all", "last", "low-rank", "gains"])
+@pytest.mark.parametrize("control", ["all", "last", "low-rank", "film"])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_any_loop_runs_on_any_field_and_any_rung_and_learns(loop, control, kernel):
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncode_gen import NCODE
-from ncode_gen.control import MLPField, system
+from ncode_gen.control import MLPField, backends
 from ncode_gen.control.activations import Activation
 from ncode_gen.control.native import build, shallow_field, shallow_solve
 from ncode_gen.control.native.shallow import ACTIVATIONS, _plain
@@ -33,7 +33,7 @@ def test_states_densities_and_gradients(
     state = torch.randn(n, k, dim, requires_grad=True)
     nodes = torch.tensor([0.0, 0.2, 0.55, 1.0])
     kept = [0, 1, 3]
-    assert shallow_field(field, control, state) is field
+    assert shallow_field(field.bind(control), state) is field
     found = shallow_solve(field, control, state, nodes, kept, method, log_det=log_det)
     exact_inputs = [part.detach().double().requires_grad_() for part in (control, state)]
     exact = _plain(*exact_inputs, nodes.double(), kept, method, hidden, time, activation, log_det)
@@ -53,7 +53,7 @@ def _flow() -> tuple[NCODE, Tensor, Tensor]:
 
 
 def _without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "shallow_field", lambda *_: None)
+    monkeypatch.setattr(backends, "shallow_field", lambda *_: None)
 
 
 def test_every_transform_sees_the_same_flow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,14 @@ def test_times_that_want_a_gradient_get_it() -> None:
     flow, x, condition = _flow()
     for name in ("grid", "times"):
         given = torch.linspace(0, 1, 3 if name == "grid" else 2).requires_grad_()
-        (gradient,) = torch.autograd.grad(flow(x, condition, **{name: given}).state.sum(), given)
+        (gradient,) = torch.autograd.grad(
+            (
+                flow(x, condition, times=given)
+                if name == "times"
+                else flow(x, condition, options=flow.options.but(grid=given))
+            ).state.sum(),
+            given,
+        )
         assert gradient.abs().sum() > 0
 
 
@@ -119,7 +126,10 @@ def test_no_samples_and_strided_grids() -> None:
     flow, x, condition = _flow()
     assert flow(x[:0], condition[:0]).state.shape == (0, 3)
     grid = torch.linspace(0, 1, 9)
-    torch.testing.assert_close(flow(x, condition, grid=grid[::2]).state, flow(x, condition, steps=4).state)
+    torch.testing.assert_close(
+        flow(x, condition, options=flow.options.but(grid=grid[::2])).state,
+        flow(x, condition, options=flow.options.but(steps=4)).state,
+    )
 
 
 def test_numbers_that_went_wrong_are_kept() -> None:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ncode_gen.control import ControlledODE, NormalisedField, OpenController, Solver
+from ncode_gen.control import ControlledODE, NormalisedField, OpenController
+from ncode_gen.solvers import SolveOptions
 
 
 def stirred(channels=3, hidden=4):
@@ -43,7 +44,7 @@ def test_states_under_one_control_and_times_of_their_own():
 
 def test_a_flow_starts_as_the_identity_and_has_an_exact_divergence():
     field, control = stirred(2, 2)
-    flow = ControlledODE(field, OpenController(lambda c: c), solver=Solver("midpoint", 2))
+    flow = ControlledODE(field, OpenController(lambda c: c), options=SolveOptions("midpoint", 2))
     x = torch.randn(2, 2, 3, 3, dtype=torch.float64)
     still = field.initial_control().double().expand(2, -1)
     torch.testing.assert_close(flow(x, still).state, x, rtol=0, atol=0)

@@ -48,7 +48,12 @@ def test_it_meets_the_divergence_where_the_steps_are_fine():
     flow, (condition, x) = stirred(steps=64, log_det_by="steps"), condition_and_states()
     exact = flow(x, condition, log_det=True, energy=True, times=torch.linspace(0, 1, 3).double())
     integrated = flow(
-        x, condition, log_det=True, energy=True, log_det_by="divergence", times=torch.linspace(0, 1, 3).double()
+        x,
+        condition,
+        log_det=True,
+        energy=True,
+        times=torch.linspace(0, 1, 3).double(),
+        options=flow.options.but(log_det_by="divergence"),
     )
     for name in ("states", "log_det", "energy"):
         torch.testing.assert_close(getattr(exact, name), getattr(integrated, name), atol=2e-5, rtol=2e-5)
@@ -61,7 +66,7 @@ def test_inverse_and_uneven_grids():
     back = flow.inverse(there.state, condition, log_det=True)
     torch.testing.assert_close(back.log_det[-1], -there.log_det[-1], atol=1e-5, rtol=1e-5)
     grid = random_grid(64, generator=torch.Generator().manual_seed(0)).double()
-    uneven = flow(x, condition, log_det=True, grid=grid)
+    uneven = flow(x, condition, log_det=True, options=flow.options.but(grid=grid))
     torch.testing.assert_close(uneven.log_det, there.log_det, atol=1e-5, rtol=1e-5)
 
 

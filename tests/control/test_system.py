@@ -13,10 +13,10 @@ from ncode_gen.control import (
     LinearField,
     MLPField,
     OpenController,
-    Solver,
     StaticController,
 )
-from ncode_gen.control.ladder import ControlledLayer
+from ncode_gen.control.parameterisation import ControlledLayer
+from ncode_gen.solvers import SolveOptions
 
 DOUBLE = torch.float64
 
@@ -36,7 +36,7 @@ def test_reflection_in_open_loop():
 
 def test_reflection_in_closed_loop():
     controller = DynamicController(torch.zeros_like, lambda t, x, theta: -(math.pi**2) * x)
-    flow = ControlledODE(ConstantField(3), controller, solver=Solver(steps=64))
+    flow = ControlledODE(ConstantField(3), controller, options=SolveOptions(steps=64))
     x0 = torch.randn(7, 3, dtype=DOUBLE)
     times = torch.linspace(0, 1, 9, dtype=DOUBLE)
     solution = flow(x0, times=times)
@@ -50,7 +50,7 @@ def test_a_linear_field_is_the_matrix_exponential():
     field = LinearField(3)
     matrices = 0.5 * torch.randn(5, 3, 3, dtype=DOUBLE)
     control = torch.cat([matrices, torch.zeros(5, 1, 3, dtype=DOUBLE)], 1).flatten(1)
-    flow = ControlledODE(field, OpenController(lambda c: c), solver=Solver(steps=64))
+    flow = ControlledODE(field, OpenController(lambda c: c), options=SolveOptions(steps=64))
     x0 = torch.randn(5, 3, dtype=DOUBLE)
     solution = flow(x0, control, log_det=True)
     exponential = torch.linalg.matrix_exp(matrices)
@@ -191,7 +191,7 @@ def test_wrong_shapes_are_named():
         {"loop": "ring"},
         {"feedback": "none"},
         {"control": "first"},
-        {"feedback_control": "gains"},
+        {"feedback_control": "film"},
         {"loop": "closed", "feedback_control": "last"},
         {"control": "low-rank", "rank": 0},
         {"kernel": 2},
@@ -213,7 +213,7 @@ def test_the_whole_flow_compiles_as_one_graph():
     x0, c = torch.randn(4, 2), torch.randn(4, 3)
 
     def run(x, c, grid):
-        solution = flow(x, c, log_det=True, grid=grid)
+        solution = flow(x, c, log_det=True, options=flow.options.but(grid=grid))
         return solution.state, solution.log_det
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")

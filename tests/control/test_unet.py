@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ncode_gen.control import ControlledODE, OpenController, Solver, UNetField
+from ncode_gen.control import ControlledODE, OpenController, UNetField
+from ncode_gen.solvers import SolveOptions
 
 
 def moving_field(shape=(2, 6, 6), width=4, blocks=1):
@@ -20,7 +21,7 @@ def control_of(field, n):
 @pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
 def test_at_first_noise_goes_to_noise_of_unit_variance(noise):
     field = UNetField((1, 9, 9), 8, noise=noise)
-    flow = ControlledODE(field, OpenController(lambda c: c), solver=Solver("rk4", 64))
+    flow = ControlledODE(field, OpenController(lambda c: c), options=SolveOptions("rk4", 64))
     start = noise * torch.randn(2, 1, 9, 9)
     torch.testing.assert_close(flow(start, torch.randn(2, field.control_size)).state, start / noise, atol=1e-4, rtol=0)
 
@@ -31,7 +32,7 @@ def test_what_is_known_is_the_regression_on_independent_ends():
     start, end = 0.5 * torch.randn(n), torch.randn(n)
     for time in (0.0, 0.3, 0.8, 1.0):
         x, velocity = (1 - time) * start + time * end, end - start
-        slope, uncertain, deviation = field.known(torch.tensor(time))
+        slope, uncertain, deviation = field.preconditioning(torch.tensor(time))
         assert float(slope) == pytest.approx(float((x * velocity).mean() / x.square().mean()), abs=0.02)
         assert float(uncertain) == pytest.approx(float((velocity - slope * x).std()), abs=0.02)
         assert float(deviation) == pytest.approx(float(x.std()), abs=0.02)
@@ -60,18 +61,18 @@ def test_states_under_one_control_and_times_of_their_own():
 
 def test_the_guide_is_what_pack_says():
     field = moving_field()
-    modulations, guides = torch.randn(2, field.modulations).double(), torch.rand(2, 2, 6, 6).double()
-    control = field.pack(modulations, guides)
+    modulations, images = torch.randn(2, field.modulations).double(), torch.rand(2, 2, 6, 6).double()
+    control = field.pack(modulations, images)
     x = torch.rand(2, 2, 6, 6).double()
-    slope, uncertain, deviation = field.known(torch.tensor(0.2).double())
-    added = field.apply_network(torch.tensor(0.2).double(), x / deviation, guides, modulations)
+    slope, uncertain, deviation = field.preconditioning(torch.tensor(0.2).double())
+    added = field.apply_network(torch.tensor(0.2).double(), x / deviation, images, modulations)
     torch.testing.assert_close(field(0.2, x, control), slope * x + uncertain * added)
 
 
 def test_its_log_determinant_is_that_of_the_map():
     field = moving_field((1, 3, 3))
     condition = torch.randn(2, field.control_size, dtype=torch.float64)
-    flow = ControlledODE(field, OpenController(lambda c: 0.3 * c), solver=Solver("rk4", 16))
+    flow = ControlledODE(field, OpenController(lambda c: 0.3 * c), options=SolveOptions("rk4", 16))
     x = torch.rand(2, 1, 3, 3).double()
     found = flow(x, condition, log_det=True).log_det[-1]
     for i in range(2):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ncode_gen.config.recipe import DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
+from ncode_gen.config import Recipe, section
 from ncode_gen.data.sets import TensorImages
 from ncode_gen.distributions import build_model
 from ncode_gen.figures import draw_gallery
@@ -16,13 +16,13 @@ def images(n=30, channels=1):
     "recipe",
     [
         Recipe(),
-        Recipe(latent=LatentRecipe(1)),
-        Recipe(flow=FlowRecipe(loop="closed")),
-        Recipe(flow=FlowRecipe(loop="closed", feedback="weights", hidden=4, steps=1)),
+        Recipe(latent=section("latent", dim=1)),
+        Recipe(flow=section("flow", loop="closed")),
+        Recipe(flow=section("flow", loop="closed", feedback="weights", hidden=4, steps=1)),
         Recipe(
-            flow=FlowRecipe(loop="closed", feedback="dynamic", hidden=4),
-            objective=ObjectiveRecipe("autoencoder"),
-            prior=PriorRecipe("mixture"),
+            flow=section("flow", loop="closed", feedback="dynamic", hidden=4),
+            objective=section("objective", kind="autoencoder"),
+            prior=section("prior", kind="mixture"),
         ),
     ],
     ids=["open", "one dimension", "closed", "closed, weights", "autoencoder"],
@@ -39,10 +39,10 @@ def test_every_model_with_a_flow_has_all_pictures(tmp_path, recipe):
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe(decoder=DecoderRecipe(kind="ncode", width=4), flow=FlowRecipe(loop="none")),
-        Recipe(flow=FlowRecipe(loop="static", augment=2), objective=ObjectiveRecipe("autoencoder")),
-        Recipe(flow=FlowRecipe(loop="iaf", steps=1)),
-        Recipe(prior=PriorRecipe("flow", joint=True, layers=1, hidden=8)),
+        Recipe(decoder=section("decoder", kind="ncode", width=4), flow=section("flow", loop="none")),
+        Recipe(flow=section("flow", loop="static", augment=2), objective=section("objective", kind="autoencoder")),
+        Recipe(posterior=section("posterior", kind="iaf", transforms=1), flow=section("flow", loop="none")),
+        Recipe(prior=section("prior", kind="joint-flow", layers=1, hidden=8)),
     ],
     ids=["ncode decoder", "anode", "iaf", "flow prior"],
 )
@@ -51,12 +51,12 @@ def test_every_kind_of_model_can_be_drawn(tmp_path, recipe):
     model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
     names = {file.stem for file in draw_gallery(model, images(), tmp_path, title="test")}
     assert {"samples", "reconstructions", "interpolations"} <= names
-    assert ("emergence" in names) == (recipe.decoder.kind == "ncode")
+    assert ("decoder-trajectory" in names) == (recipe.decoder.kind == "ncode")
     assert ("trajectories" in names) == (recipe.flow.loop in ("static", "open"))
 
 
 def test_without_a_flow_there_are_no_trajectories(tmp_path):
-    model = build_model(Recipe(flow=FlowRecipe(loop="none")), (3, 8, 8)).eval().requires_grad_(False)
+    model = build_model(Recipe(flow=section("flow", loop="none")), (3, 8, 8)).eval().requires_grad_(False)
     assert len(draw_gallery(model, images(3, 3), tmp_path, title="test")) == 3
 
 

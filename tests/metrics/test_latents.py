@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from ncode_gen.data.sets import TensorImages
-from ncode_gen.distributions import LatentModel
+from ncode_gen.distributions import LatentModel, Pixelwise
 from ncode_gen.distributions.likelihoods import Gaussian
-from ncode_gen.distributions.posterior import ControlledPosterior
+from ncode_gen.distributions.posterior import GaussianPosterior
 from ncode_gen.distributions.priors import StandardNormal
 from ncode_gen.metrics import interpolation_score, linear_probe
 from ncode_gen.metrics.features import FeatureNetwork
@@ -20,12 +20,13 @@ class Pixels(FeatureNetwork):
 
 def exact():
     """A model whose latents are the four pixels, and whose pictures are the latents' sigmoid."""
-    posterior = ControlledPosterior(4, 4, None)
+    posterior = GaussianPosterior(4, 4, None)
     with torch.no_grad():
         posterior.base.weight.copy_(torch.cat([torch.eye(4), torch.zeros(4, 4)]))
         posterior.base.bias.zero_()
     decoder = nn.Unflatten(1, (1, 2, 2))
-    return LatentModel((1, 2, 2), nn.Flatten(), posterior, decoder, Gaussian(), StandardNormal(4)).requires_grad_(False)
+    observation = Pixelwise(4, (1, 2, 2), decoder, Gaussian())
+    return LatentModel(nn.Flatten(), posterior, observation, StandardNormal(4)).requires_grad_(False)
 
 
 def images(n, seed=0):
@@ -46,6 +47,6 @@ def test_a_probe_needs_labels():
         linear_probe(exact(), TensorImages(images(9).pixels), images(9))
 
 
-def test_a_nearly_straight_way_scores_one():
+def test_a_nearly_straight_path_scores_one():
     score = interpolation_score(exact(), images(20).first(20), Pixels(), steps=8)
     assert 1.0 <= score.value < 1.05  # pictures are rounded to 8 bits

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ncode_gen.config.recipe import FlowRecipe, LatentRecipe, ObjectiveRecipe, PriorRecipe, Recipe
+from ncode_gen.config import Recipe, section
 from ncode_gen.control import DensityError
 from ncode_gen.data.sets import TensorImages
 from ncode_gen.distributions import build_model
@@ -13,7 +13,7 @@ IMAGES = TensorImages(torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Gener
 
 def model_of(flow, scale=0.4):
     torch.manual_seed(0)
-    model = build_model(Recipe(latent=LatentRecipe(4), flow=flow), (1, 8, 8)).eval().requires_grad_(False)
+    model = build_model(Recipe(latent=section("latent", dim=4), flow=flow), (1, 8, 8)).eval().requires_grad_(False)
     if model.posterior.flow is not None:
         for parameter in model.posterior.flow.parameters():
             torch.nn.init.normal_(parameter, std=scale)
@@ -22,18 +22,20 @@ def model_of(flow, scale=0.4):
 
 def test_a_coarse_solver_is_found_out():
     """A strong flow solved by one Euler step scores otherwise than the flow itself, and both values are told."""
-    model = model_of(FlowRecipe(method="euler", steps=1, hidden=16))
+    model = model_of(section("flow", method="euler", steps=1, hidden=16))
     scores = score_likelihood(model, IMAGES, 8, quiet=True)
     assert scores.moved < 0.05
     assert scores.solver.startswith("rk4 x ") and scores.coarse_solver == "euler x 1"
     assert abs(scores.nll_gap) > 0.05
     steps = int(scores.solver.removeprefix("rk4 x "))
-    again = model.bounds(IMAGES.first(40), 8, torch.Generator().manual_seed(0), steps=2 * steps, method="rk4")
+    again = model.bounds(
+        IMAGES.first(40), 8, torch.Generator().manual_seed(0), adjust=lambda own: own.but(method="rk4", steps=2 * steps)
+    )
     assert torch.cat([bound for _, bound in again]).mean().item() == pytest.approx(-scores.nll.value, abs=0.05)
 
 
 def test_random_numbers_do_not_depend_on_how_many_are_handled_at_a_time():
-    model = model_of(FlowRecipe(hidden=16))
+    model = model_of(section("flow", hidden=16))
 
     def bounds(budget):
         parts = list(model.bounds(IMAGES.first(40), 8, torch.Generator().manual_seed(0), budget=budget))
@@ -45,23 +47,27 @@ def test_random_numbers_do_not_depend_on_how_many_are_handled_at_a_time():
 
 
 def test_a_gentle_flow_needs_no_more_than_one_doubling():
-    steps, moved = refine_steps(model_of(FlowRecipe(steps=4, hidden=16), 0.05), IMAGES.first(40), 0)
+    steps, moved = refine_steps(model_of(section("flow", steps=4, hidden=16), 0.05), IMAGES.first(40), 0)
     assert steps == 8 and moved < 0.05
 
 
 def test_a_flow_too_stiff_to_score_is_not_scored():
     with pytest.raises(ValueError, match="too stiff"):
-        refine_steps(model_of(FlowRecipe(steps=128, hidden=64), 40.0), IMAGES.first(8), 0)
+        refine_steps(model_of(section("flow", steps=128, hidden=64), 40.0), IMAGES.first(8), 0)
 
 
 def test_without_a_flow_there_is_nothing_to_refine():
-    scores = score_likelihood(model_of(FlowRecipe(loop="none")), IMAGES, 4, quiet=True)
+    scores = score_likelihood(model_of(section("flow", loop="none")), IMAGES, 4, quiet=True)
     assert scores.solver == "none" and scores.moved == 0 and scores.nll_gap == 0
     assert scores.nll.value < -scores.elbo.value
     assert scores.bits_per_dim.value == pytest.approx(scores.nll.value / (64 * 0.6931472), rel=1e-5)
 
 
 def test_a_deterministic_autoencoder_has_no_likelihood():
-    recipe = Recipe(latent=LatentRecipe(4), objective=ObjectiveRecipe("autoencoder"), prior=PriorRecipe("mixture"))
+    recipe = Recipe(
+        latent=section("latent", dim=4),
+        objective=section("objective", kind="autoencoder"),
+        prior=section("prior", kind="mixture"),
+    )
     with pytest.raises(DensityError):
         score_likelihood(build_model(recipe, (1, 8, 8)), IMAGES, 4, quiet=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ncode_gen.config.recipe import DataRecipe, DecoderRecipe, FlowRecipe, LatentRecipe, ObjectiveRecipe, Recipe
+from ncode_gen.config import Recipe, section
 from ncode_gen.data.sets import load_data
 from ncode_gen.distributions import build_model
 from ncode_gen.metrics import score_reconstruction, structural_similarity
@@ -30,13 +30,14 @@ def test_tiny_images_have_a_similarity_too():
 def test_distortion_is_the_likelihood_of_targets_given_their_codes(kind, likelihood):
     torch.manual_seed(0)
     recipe = Recipe(
-        latent=LatentRecipe(3),
-        flow=FlowRecipe(hidden=4, steps=2),
-        decoder=DecoderRecipe(likelihood=likelihood),
-        objective=ObjectiveRecipe(kind),
+        latent=section("latent", dim=3),
+        flow=section("flow", hidden=4, steps=2),
+        decoder=section("decoder"),
+        likelihood=section("likelihood", kind=likelihood),
+        objective=section("objective", kind=kind),
     )
     model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
-    images = load_data(DataRecipe("digits")).test.head(200)
+    images = load_data(section("data", name="digits")).test.head(200)
     drawn = score_reconstruction(model, images, draws_targets=True)
     again = score_reconstruction(model, images, draws_targets=True, batch=70)
     for key, score in drawn.items():
@@ -47,6 +48,7 @@ def test_distortion_is_the_likelihood_of_targets_given_their_codes(kind, likelih
         assert drawn["distortion_nats"].value < -elbo  # which has the divergence from the prior too
         return
     mean = score_reconstruction(model, images, draws_targets=False)["distortion_nats"].value
-    target = model.likelihood.target(images.first(200))
-    assert mean == pytest.approx(-float(model.autoencoding(target)[0].mean()), rel=1e-5)
+    target = model.observation.likelihood.target(images.first(200))
+    latents = model.posterior.encode(model.features(target))
+    assert mean == pytest.approx(-float(model.observation.log_prob(target, latents).mean()), rel=1e-5)
     assert (mean == drawn["distortion_nats"].value) == (likelihood == "logistic")  # whose targets are the images

@@ -38,7 +38,7 @@ def test_the_latent_decides_the_flow_of_a_learned_canvas():
 def test_the_film_ends_with_the_picture_and_starts_without_flow(shape, blocks):
     decoder = stirred(shape, blocks=blocks)
     latents = torch.randn(3, 4)
-    film = decoder.film(latents, [0.0, 0.3, 0.5, 0.9, 1.0])
+    film = decoder.trajectory(latents, [0.0, 0.3, 0.5, 0.9, 1.0])
     assert film.shape == (5, 3, *shape)
     torch.testing.assert_close(film[-1], decoder(latents))
     torch.testing.assert_close(film[0], decoder._grow(decoder._start(latents), 0))
@@ -48,7 +48,7 @@ def test_the_film_ends_with_the_picture_and_starts_without_flow(shape, blocks):
 @pytest.mark.parametrize("times", [[0.5, 0.2], [-0.1, 0.5], [0.5, 1.1]])
 def test_times_out_of_order_or_range_are_refused(times):
     with pytest.raises(ValueError, match="times must rise"):
-        stirred().film(torch.randn(1, 4), times)
+        stirred().trajectory(torch.randn(1, 4), times)
 
 
 def test_an_unknown_canvas_is_refused():

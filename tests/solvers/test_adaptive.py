@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncode_gen.control import NCODE, ControlledODE, MLPField, OpenController, Solver
-from ncode_gen.solvers import Outcome, solve
+from ncode_gen.control import NCODE, ControlledODE, MLPField, OpenController
+from ncode_gen.solvers import Outcome, SolveOptions, solve
 
 DOUBLE = torch.float64
 UNIT = torch.tensor([0.0, 1.0], dtype=DOUBLE)
@@ -20,7 +20,7 @@ FLOWS = {
     "closed, weights": {"loop": "closed", "feedback": "weights", "gamma": (6,)},
     "closed, dynamic": {"loop": "closed", "feedback": "dynamic"},
     "low-rank": {"loop": "closed", "control": "low-rank"},
-    "gains": {"loop": "open", "control": "gains", "activation": "softplus"},
+    "film": {"loop": "open", "control": "film", "activation": "softplus"},
     "deep": {"loop": "open", "hidden": (5, 7), "control": "last", "activation": "silu"},
 }
 
@@ -41,7 +41,7 @@ def test_states_and_gradients_agree_with_a_much_finer_solver(name, method):
 
     def states_and_gradients(**solver):
         start = x.clone().requires_grad_()
-        solution = flow(start, c, **solver)
+        solution = flow(start, c, options=flow.options.but(**solver))
         gradients = torch.autograd.grad(solution.state.square().mean(), (start, *flow.parameters()), allow_unused=True)
         return solution.state, *(g for g in gradients if g is not None)
 
@@ -58,8 +58,8 @@ def test_a_stiff_field_is_solved_too(method):
     turn = torch.linalg.qr(torch.randn(4, 3, 3, dtype=DOUBLE))[0]
     matrices = turn @ torch.diag(-decay) @ turn.mT
     control = torch.cat([matrices, torch.zeros(4, 1, 3, dtype=DOUBLE)], 1).flatten(1).requires_grad_()
-    solver = Solver(method=method, rtol=1e-8, atol=1e-8, max_steps=5000)
-    flow = ControlledODE(MLPField(3), OpenController(lambda c: c), solver=solver)
+    solver = SolveOptions(method=method, rtol=1e-8, atol=1e-8, max_steps=5000)
+    flow = ControlledODE(MLPField(3), OpenController(lambda c: c), options=solver)
     x = torch.randn(4, 3, dtype=DOUBLE)
     solution = flow(x, control)
     exact = (x.unsqueeze(1) @ torch.linalg.matrix_exp(matrices)).squeeze(1)
@@ -80,20 +80,20 @@ def test_requested_times_are_interpolated_forwards_and_backwards(method):
         return (-state[0] * torch.cos(t).unsqueeze(-1),)
 
     exact = start * torch.exp(-torch.sin(times)).view(-1, 1, 1)
-    forwards = solve(derivative, (start,), times, method=method, rtol=1e-9, atol=1e-9)
+    forwards = solve(derivative, (start,), times, SolveOptions(method=method, rtol=1e-9, atol=1e-9))
     torch.testing.assert_close(forwards.states, exact, atol=1e-7, rtol=0)
-    backwards = solve(derivative, (exact[-1],), times.flip(0), method=method, rtol=1e-9, atol=1e-9)
+    backwards = solve(derivative, (exact[-1],), times.flip(0), SolveOptions(method=method, rtol=1e-9, atol=1e-9))
     torch.testing.assert_close(backwards.states.flip(0), exact, atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_gradcheck_passes_through_every_requested_time(method):
     torch.manual_seed(1)
-    flow = random_flow("gains", scale=0.4)
+    flow = random_flow("film", scale=0.4)
     times = torch.tensor([0.0, 0.3, 1.0], dtype=DOUBLE)
 
     def states(x, c):
-        return flow(x, c, times=times, method=method, rtol=1e-8, atol=1e-8).states
+        return flow(x, c, times=times, options=flow.options.but(method=method, rtol=1e-8, atol=1e-8)).states
 
     x, c = (torch.randn(2, k, dtype=DOUBLE, requires_grad=True) for k in (3, 2))
     assert torch.autograd.gradcheck(states, (x, c), atol=1e-5)
@@ -135,9 +135,9 @@ def test_the_replay_under_autograd_returns_the_bits_of_the_search():
     flow = random_flow("closed, weights", torch.float32, 0.5)
     x, c = torch.randn(40, 3), torch.randn(40, 2)
     times = torch.linspace(0, 1, 5)
-    replayed = flow(x, c, times=times, method="dopri5", rtol=1e-4)
+    replayed = flow(x, c, times=times, options=flow.options.but(method="dopri5", rtol=1e-4))
     with torch.no_grad():
-        searched = flow(x, c, times=times, method="dopri5", rtol=1e-4)
+        searched = flow(x, c, times=times, options=flow.options.but(method="dopri5", rtol=1e-4))
     assert len(set(searched.counts.accepted.tolist())) > 1
     assert torch.equal(replayed.states, searched.states)
 
@@ -149,7 +149,7 @@ def blow_up(t, state):
 @pytest.mark.parametrize("method", METHODS)
 def test_each_sample_has_an_outcome_and_keeps_its_last_state(method):
     start = torch.tensor([0.5, 2.0, math.nan, 0.0, 1e30, math.inf], requires_grad=True)
-    solution = solve(blow_up, (start,), torch.tensor([0.0, 0.25, 1.0]), method=method, max_steps=300)
+    solution = solve(blow_up, (start,), torch.tensor([0.0, 0.25, 1.0]), SolveOptions(method=method, max_steps=300))
     assert solution.outcomes[[0, 3]].tolist() == [Outcome.REACHED] * 2
     assert all(outcome != Outcome.REACHED for outcome in solution.outcomes[[1, 2, 4, 5]].tolist())
     assert solution.state[0].item() == pytest.approx(1.0, abs=1e-4)
@@ -164,7 +164,7 @@ def test_at_the_step_cap_the_last_state_is_returned():
     def fast(t, state):
         return (-1e4 * state[0],)
 
-    solution = solve(fast, (torch.ones(2, 1),), torch.tensor([0.0, 1.0]), method="dopri5", max_steps=50)
+    solution = solve(fast, (torch.ones(2, 1),), torch.tensor([0.0, 1.0]), SolveOptions(method="dopri5", max_steps=50))
     assert solution.status == "incomplete: of 2 samples, 2 stopped at the step cap"
     assert solution.accepted + solution.rejected == 50 and solution.nfe == 2 + 6 * 50
     assert solution.counts.accepted[0] > 0 and bool(torch.isfinite(solution.state).all())
@@ -184,7 +184,7 @@ def test_no_field_and_no_number_raises_or_hangs(name, method, scale, poison, see
     x, c = torch.randn(5, 3), torch.randn(5, 2)
     if poison is not None:
         x[0, 1] = c[1, 0] = poison
-    solution = flow(x, c, method=method, max_steps=40, rtol=1e-3, atol=1e-3)
+    solution = flow(x, c, options=flow.options.but(method=method, max_steps=40, rtol=1e-3, atol=1e-3))
     assert solution.status and len(solution.outcomes) == 5
     assert bool(torch.isfinite(solution.state[solution.reached]).all())
     assert bool(torch.isfinite(solution.state[2:]).all())
@@ -198,7 +198,7 @@ def test_a_lost_sample_leaves_no_trace_in_shared_gradients():
     broken[2] = math.nan
     gradients = []
     for start in (x, broken):
-        solution = flow(start, c, method="dopri5")
+        solution = flow(start, c, options=flow.options.but(method="dopri5"))
         keep = torch.tensor([0, 1, 3, 4])
         gradients.append(torch.autograd.grad(solution.state[keep].sum(), flow.controller.gamma.head.weight)[0])
     torch.testing.assert_close(*gradients)
@@ -207,8 +207,8 @@ def test_a_lost_sample_leaves_no_trace_in_shared_gradients():
 def test_tolerances_and_times_that_make_no_sense_are_refused():
     one = (torch.ones(1),)
     with pytest.raises(ValueError, match="tolerances"):
-        solve(blow_up, one, UNIT, method="dopri5", atol=0.0)
+        solve(blow_up, one, UNIT, SolveOptions(method="dopri5", atol=0.0))
     with pytest.raises(ValueError, match="strictly increasing or strictly decreasing"):
-        solve(blow_up, one, torch.tensor([0.0, 1.0, 0.5]), method="dopri5")
+        solve(blow_up, one, torch.tensor([0.0, 1.0, 0.5]), SolveOptions(method="dopri5"))
     with pytest.raises(ValueError, match="fixed-step method"):
-        solve(blow_up, one, UNIT, method="dopri5", grid=UNIT)
+        solve(blow_up, one, UNIT, SolveOptions(method="dopri5", grid=UNIT))

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ncode_gen
 from ncode_gen import NCODE
-from ncode_gen.solvers import solve
+from ncode_gen.solvers import SolveOptions, solve
 
 from ..conftest import ROOT
 
@@ -61,9 +61,17 @@ def test_automatic_casting_does_not_reach_into_a_solve(method, dtype):
     def derivative(t, state):
         return (torch.tanh(layer(state[0])),)
 
-    plain = flow(X, X), solve(derivative, (X,), [0, 1], method=method), flow.inverse(X, OTHER, log_det=True)
+    plain = (
+        flow(X, X),
+        solve(derivative, (X,), [0, 1], SolveOptions(method=method)),
+        flow.inverse(X, OTHER, log_det=True),
+    )
     with torch.autocast("cpu", dtype):
-        cast = flow(X, X), solve(derivative, (X,), [0, 1], method=method), flow.inverse(X, OTHER, log_det=True)
+        cast = (
+            flow(X, X),
+            solve(derivative, (X,), [0, 1], SolveOptions(method=method)),
+            flow.inverse(X, OTHER, log_det=True),
+        )
     for one, other in zip(plain, cast, strict=True):
         assert torch.equal(one.state, other.state) and one.nfe == other.nfe
 
@@ -73,7 +81,7 @@ def test_layers_cast_by_the_derivative_itself_leave_the_state_its_dtype():
         return ((-state[0]).bfloat16(),)
 
     for method in ("rk4", "dopri5", "torchdiffeq:rk4"):
-        found = solve(derivative, (torch.ones(3, 2),), [0, 1], method=method, rtol=1e-2, atol=1e-2).state
+        found = solve(derivative, (torch.ones(3, 2),), [0, 1], SolveOptions(method=method, rtol=1e-2, atol=1e-2)).state
         assert found.dtype == torch.float32 and found[0, 0].item() == pytest.approx(math.exp(-1), abs=0.01)
 
 
@@ -153,7 +161,7 @@ def test_half_weights_are_solved_on_a_grid_and_refused_by_adaptive_methods(dtype
     assert found.dtype == dtype
     torch.testing.assert_close(found.float(), flow_of()(X, X).state, atol=0.1, rtol=0.1)
     with pytest.raises(ValueError, match="cannot meet its tolerances"):
-        flow(X.to(dtype), X.to(dtype), method="dopri5")
+        flow(X.to(dtype), X.to(dtype), options=flow.options.but(method="dopri5"))
 
 
 def test_another_default_dtype_changes_no_result():
@@ -186,9 +194,9 @@ def test_no_samples_have_no_states(method):
 def test_a_model_answers_for_no_images(name):
     model = ncode_gen.load(Path("checkpoints") / name)
     images, latents = torch.zeros(0, *model.shape), torch.zeros(0, model.dim)
-    for found in (model.reconstruct(images), model.decode(latents), model.draw_images(latents)):
+    for found in (model.reconstruct(images), model.decode(latents), model.sample_images(latents)):
         assert found.shape == images.shape
-    assert model.encode(images).shape == model.draw(images).shape == latents.shape
+    assert model.encode(images).shape == model.sample_posterior(images).shape == latents.shape
     assert model.trajectory(images, [0, 1], decode=True).pictures.shape == (2, *images.shape)
     if not model.posterior.deterministic:
         assert model.log_likelihood(images, 2).shape == (0,)
@@ -199,7 +207,7 @@ def test_wrong_states_and_derivatives_are_named_by_every_method():
     for method in ("rk4", "dopri5", "torchdiffeq:dopri5", "torchdiffeq:euler"):
 
         def run(derivative, state=(x,), method=method, **options):
-            solve(derivative, state, [0.0, 1.0], method=method, **options)
+            solve(derivative, state, [0.0, 1.0], SolveOptions(method=method, **options))
 
         def decay(t, s):
             return (-s[0],)
@@ -248,12 +256,14 @@ def test_an_error_of_the_derivative_is_not_taken_for_the_solvers():
 
     for method in ("rk4", "dopri5", "torchdiffeq:dopri5"):
         with pytest.raises(ValueError, match="user's own"):
-            solve(broken, (torch.ones(2),), [0, 1], method=method)
+            solve(broken, (torch.ones(2),), [0, 1], SolveOptions(method=method))
 
 
 @pytest.mark.parametrize("method", ["torchdiffeq:dopri5", "torchdiffeq:bosh3", "torchdiffeq:scipy_solver"])
 def test_where_torchdiffeq_gives_up_the_samples_are_lost_and_told(method):
-    blowing_up = solve(lambda t, s: (s[0] ** 2,), (torch.ones(3),), [0.0, 0.5, 2.0], method=method, max_steps=200)
+    blowing_up = solve(
+        lambda t, s: (s[0] ** 2,), (torch.ones(3),), [0.0, 0.5, 2.0], SolveOptions(method=method, max_steps=200)
+    )
     assert not bool(blowing_up.reached.any()) and "incomplete: of 3 samples" in blowing_up.status
     assert torch.equal(blowing_up.states[0], torch.ones(3))
 
@@ -289,11 +299,11 @@ def test_what_casting_made_half_is_taken_back():
         half = layer(X)
         assert half.dtype == torch.bfloat16
         found = flow(X, half).state
-        solved = solve(lambda t, s: (torch.tanh(layer(s[0])),), (half,), [0, 1], method="dopri5").state
+        solved = solve(lambda t, s: (torch.tanh(layer(s[0])),), (half,), [0, 1], SolveOptions(method="dopri5")).state
     assert found.dtype == solved.dtype == torch.float32
     torch.testing.assert_close(found, flow(X, half.float()).state)
     with pytest.raises(ValueError, match="cannot meet its tolerances"):
-        solve(lambda t, s: (-s[0],), (half,), [0, 1], method="dopri5")
+        solve(lambda t, s: (-s[0],), (half,), [0, 1], SolveOptions(method="dopri5"))
 
 
 @pytest.mark.parametrize("name", ["digits-ncode-open", "mnist-ncode-decoder", "mnist-ncode-open-flow"])
@@ -303,7 +313,7 @@ def test_a_model_computes_the_same_under_casting(name):
 
     def all_of_it():
         generator = torch.Generator().manual_seed(1)
-        found = [model.sample(2, generator), model.encode(images), model.draw(images, generator)]
+        found = [model.sample(2, generator), model.encode(images), model.sample_posterior(images, generator)]
         found += [model.reconstruct(images), model.trajectory(images, [0, 1]).state]
         if not model.posterior.deterministic:
             found.append(model.log_likelihood(images, 4, generator))
@@ -324,4 +334,6 @@ def test_a_control_of_another_shape_is_named():
     ):
         for method in ("rk4", "dopri5"):
             with pytest.raises(ValueError, match=message):
-                ControlledODE(ConstantField(3), OpenController(gamma))(X, X, method=method)
+                ControlledODE(ConstantField(3), OpenController(gamma))(
+                    X, X, options=ControlledODE(ConstantField(3), OpenController(gamma)).options.but(method=method)
+                )

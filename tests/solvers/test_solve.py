@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ncode_gen.solvers import check_method, random_grid, solve
+from ncode_gen.solvers import SolveOptions, check_method, random_grid, solve
 
 
 def decay(t, state):
@@ -25,7 +25,7 @@ ORDERS = [("euler", 1, 1), ("midpoint", 2, 2), ("heun", 2, 2), ("rk2:0.35", 2, 2
 def test_the_error_falls_with_the_order_of_the_method(method, order, stages):
     errors = []
     for steps in (8, 16):
-        solution = solve(growth, (ONE,), UNIT, method=method, steps=steps)
+        solution = solve(growth, (ONE,), UNIT, SolveOptions(method=method, steps=steps))
         assert solution.nfe == stages * steps
         errors.append(abs(solution.state[0].item() - math.exp(0.5)))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35)
@@ -33,30 +33,30 @@ def test_the_error_falls_with_the_order_of_the_method(method, order, stages):
 
 @pytest.mark.parametrize("method", ["torchdiffeq:dopri5", "torchdiffeq:rk4", "torchdiffeq:scipy_solver"])
 def test_the_methods_of_torchdiffeq_are_there_by_name(method):
-    solution = solve(decay, (ONE,), UNIT, method=method, steps=16, rtol=1e-8, atol=1e-8)
+    solution = solve(decay, (ONE,), UNIT, SolveOptions(method=method, steps=16, rtol=1e-8, atol=1e-8))
     assert solution.state[0].item() == pytest.approx(math.exp(-1), abs=1e-6)
     assert solution.nfe > 0
 
 
 def test_ours_agrees_with_torchdiffeq_on_the_same_grid():
-    ours = solve(growth, (ONE,), UNIT, method="midpoint", steps=5)
-    theirs = solve(growth, (ONE,), UNIT, method="torchdiffeq:midpoint", steps=5)
+    ours = solve(growth, (ONE,), UNIT, SolveOptions(method="midpoint", steps=5))
+    theirs = solve(growth, (ONE,), UNIT, SolveOptions(method="torchdiffeq:midpoint", steps=5))
     torch.testing.assert_close(ours.state, theirs.state)
     assert ours.nfe == theirs.nfe
 
 
 def test_requested_times_are_met_forwards_and_backwards():
     times = torch.tensor([0.0, 0.1, 0.7, 1.0], dtype=torch.float64)
-    forwards = solve(decay, (ONE,), times, steps=20)
+    forwards = solve(decay, (ONE,), times, SolveOptions(steps=20))
     torch.testing.assert_close(forwards.states[:, 0], torch.exp(-times), atol=1e-7, rtol=0)
-    backwards = solve(decay, (forwards.state,), times.flip(0), steps=20)
+    backwards = solve(decay, (forwards.state,), times.flip(0), SolveOptions(steps=20))
     torch.testing.assert_close(backwards.states.flip(0), forwards.states, atol=1e-6, rtol=0)
 
 
 def test_a_given_grid_is_used_as_it_is():
     grid = torch.tensor([0.0, 0.2, 1.0], dtype=torch.float64)
     by_hand = ONE * (1 - 0.2) * (1 - 0.8)
-    torch.testing.assert_close(solve(decay, (ONE,), UNIT, method="euler", grid=grid).state, by_hand)
+    torch.testing.assert_close(solve(decay, (ONE,), UNIT, SolveOptions(method="euler", grid=grid)).state, by_hand)
 
 
 def test_random_grids_rise_and_keep_their_ends():
@@ -74,7 +74,7 @@ def test_a_lost_sample_is_told_and_does_not_touch_the_others():
 
 def test_gradients_through_the_solve_are_exact():
     start = torch.rand(2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: solve(growth, (x.sin(),), UNIT, steps=3).state, start)
+    assert torch.autograd.gradcheck(lambda x: solve(growth, (x.sin(),), UNIT, SolveOptions(steps=3)).state, start)
 
 
 @pytest.mark.parametrize("name", ["rk5", "torchdiffeq:none", ""])
@@ -91,6 +91,6 @@ def test_a_second_stage_must_lie_in_its_step(name):
 
 def test_wrong_times_and_steps_are_refused():
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        solve(decay, (ONE,), UNIT, steps=0)
+        solve(decay, (ONE,), UNIT, SolveOptions(steps=0))
     with pytest.raises(ValueError, match="at least two"):
         solve(decay, (ONE,), UNIT[:1])

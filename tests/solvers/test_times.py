@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ncode_gen import NCODE
-from ncode_gen.solvers import as_times, random_grid, solve
+from ncode_gen.solvers import SolveOptions, as_times, random_grid, solve
 
 METHODS = [
     *("euler", "midpoint", "heun", "rk4", "rk2:0.3", "dopri5", "tsit5"),
@@ -54,8 +54,8 @@ def decay(t, state):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_times_means_the_same(form, method):
-    found = solve(decay, (torch.ones(2),), FORMS[form], method=method, steps=150)
-    usual = solve(decay, (torch.ones(2),), torch.tensor([0.0, 1.0, 2.0, 3.0]), method=method, steps=150)
+    found = solve(decay, (torch.ones(2),), FORMS[form], SolveOptions(method=method, steps=150))
+    usual = solve(decay, (torch.ones(2),), torch.tensor([0.0, 1.0, 2.0, 3.0]), SolveOptions(method=method, steps=150))
     assert torch.equal(found.states, usual.states) and found.times.tolist() == [0, 1, 2, 3]
     accuracy = 5e-3 if method == "euler" else 2e-4
     torch.testing.assert_close(found.states[:, 0], torch.exp(-torch.arange(4.0)), atol=accuracy, rtol=0)
@@ -65,7 +65,7 @@ def test_every_form_of_times_means_the_same(form, method):
 def test_wrong_times_are_refused_by_every_method_with_one_message(method):
     for form, (times, message) in WRONG.items():
         with pytest.raises(ValueError, match=message):
-            solve(decay, (torch.ones(2),), times, method=method)
+            solve(decay, (torch.ones(2),), times, SolveOptions(method=method))
             pytest.fail(form)
 
 
@@ -74,22 +74,24 @@ def test_wrong_times_are_refused_by_every_method_with_one_message(method):
 def test_time_stamps_are_solved_like_times_from_zero(stamps, method):
     """float32 has one number in 128 there."""
     for times in (stamps, np.array(stamps), torch.tensor(stamps, dtype=torch.float64)):
-        found = solve(decay, (torch.ones(2),), times, method=method, steps=60)
-        near = solve(decay, (torch.ones(2),), [0.0, 1.0, 3.0], method=method, steps=60)
+        found = solve(decay, (torch.ones(2),), times, SolveOptions(method=method, steps=60))
+        near = solve(decay, (torch.ones(2),), [0.0, 1.0, 3.0], SolveOptions(method=method, steps=60))
         assert found.states.dtype == torch.float32
         torch.testing.assert_close(found.states, near.states, atol=2e-6, rtol=0)
 
 
 def test_a_gap_of_one_float32_spacing_is_divided_into_steps():
     times = torch.tensor([1.7e9, 1.7e9 + 128])
-    found = solve(lambda t, state: (-state[0] / 128,), (torch.ones(2),), times, steps=8)
+    found = solve(lambda t, state: (-state[0] / 128,), (torch.ones(2),), times, SolveOptions(steps=8))
     assert found.state[0].item() == pytest.approx(math.exp(-1), abs=1e-4)
     flow = NCODE(2, hidden=(8,), time=False)
     for value in flow.parameters():
         torch.nn.init.normal_(value, std=0.3)
     x = torch.randn(3, 2)
-    near = flow(x, times=[0.0, 1.0], steps=4).state
-    torch.testing.assert_close(flow(x, times=[1.7e9, 1.7e9 + 1], steps=4).state, near, atol=1e-5, rtol=1e-5)
+    near = flow(x, times=[0.0, 1.0], options=flow.options.but(steps=4)).state
+    torch.testing.assert_close(
+        flow(x, times=[1.7e9, 1.7e9 + 1], options=flow.options.but(steps=4)).state, near, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_wrong_times_are_refused_in_a_flow_a_grid_and_a_trajectory():
@@ -100,12 +102,19 @@ def test_wrong_times_are_refused_in_a_flow_a_grid_and_a_trajectory():
             with pytest.raises(ValueError, match=message):
                 flow(x, times=times)
             with pytest.raises(ValueError, match=message):
-                solve(decay, (x,), [0.0, 1.0], method="rk4", grid=times)
+                solve(decay, (x,), [0.0, 1.0], SolveOptions(method="rk4", grid=times))
     for log_det_by in ("divergence", "steps"):
         with pytest.raises(ValueError, match="grid must be strictly"):
-            flow(x, torch.zeros(3, 2), log_det=True, grid=torch.tensor([0.0, 0.5, 0.5, 1.0]), log_det_by=log_det_by)
+            flow(
+                x,
+                torch.zeros(3, 2),
+                log_det=True,
+                options=flow.options.but(grid=torch.tensor([0.0, 0.5, 0.5, 1.0]), log_det_by=log_det_by),
+            )
     assert flow(x, times=[0, 1]).state.equal(flow(x).state)
-    assert flow(x, grid=[0, 0.5, 1]).state.equal(flow(x, steps=2).state)
+    assert flow(x, options=flow.options.but(grid=[0, 0.5, 1])).state.equal(
+        flow(x, options=flow.options.but(steps=2)).state
+    )
 
 
 def test_random_grids_of_no_step_or_without_order_are_refused():
@@ -126,8 +135,8 @@ def test_gradients_in_the_times_are_right(method):
     """x' = x t: x(t) = exp((t^2 - s^2) / 2) x(s), so dx(t)/dt = t x(t), dx(t)/ds = -s x(t), and none in between."""
     times = GROWTH.clone().requires_grad_()
     x = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    found = solve(lambda t, s: (s[0] * t.reshape(-1, 1).expand(2, 1)[:, 0],), (x,), times, method=method,
-                  steps=1000 if method == "euler" else 100, rtol=1e-9, atol=1e-9)  # fmt: skip
+    options = SolveOptions(method=method, steps=1000 if method == "euler" else 100, rtol=1e-9, atol=1e-9)
+    found = solve(lambda t, s: (s[0] * t.reshape(-1, 1).expand(2, 1)[:, 0],), (x,), times, options)
     rough = {"euler": 2e-2, "midpoint": 1e-3, "heun": 1e-3, "rk2:0.3": 1e-3}.get(method, 1e-5)
     accuracy = {"atol": rough, "rtol": rough}
     end = x.sum() * math.exp((1.1**2 - 0.3**2) / 2)
@@ -155,7 +164,9 @@ def test_gradients_in_the_times_of_a_flow_are_those_of_its_field(method):
 
 def test_second_derivatives_in_the_times_of_adaptive_solves_are_refused():
     times = torch.tensor([0.0, 1.0], requires_grad=True)
-    state = solve(lambda t, s: (s[0] * t[:, None],), (torch.ones(2, 1),), times, method="dopri5").state.sum()
+    state = solve(
+        lambda t, s: (s[0] * t[:, None],), (torch.ones(2, 1),), times, SolveOptions(method="dopri5")
+    ).state.sum()
     first = torch.autograd.grad(state, times, create_graph=True)[0]
     with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         torch.autograd.grad(first.sum(), times)
@@ -163,7 +174,7 @@ def test_second_derivatives_in_the_times_of_adaptive_solves_are_refused():
 
 def test_scipy_gives_gradients_by_the_adjoint_or_says_so():
     with pytest.raises(ValueError, match='say gradient="adjoint"'):
-        solve(decay, (torch.ones(2, requires_grad=True),), [0, 1], method="torchdiffeq:scipy_solver")
+        solve(decay, (torch.ones(2, requires_grad=True),), [0, 1], SolveOptions(method="torchdiffeq:scipy_solver"))
     flow = NCODE(2, method="torchdiffeq:scipy_solver")
     flow(torch.randn(3, 2)).state.sum().backward()
     assert any(bool(value.grad.abs().sum() > 0) for value in flow.parameters() if value.grad is not None)

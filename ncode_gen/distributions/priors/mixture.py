@@ -37,7 +37,7 @@ class GaussianMixture(Prior):
     2
     """
 
-    fits = True
+    fitted_after = True
 
     def __init__(self, dim: int, components: int) -> None:
         super().__init__()
@@ -89,25 +89,25 @@ class GaussianMixture(Prior):
         self.means = like.new_zeros(components, self.dim)
         self.factors = like.new_zeros(components, self.dim * (self.dim + 1) // 2)
 
-    def log_prob(self, latents: Tensor, *, steps: int | None = None, grid: Tensor | None = None) -> Tensor:
+    def log_prob(self, latents: Tensor) -> Tensor:
         """Return the log-density in nats, shape (...), of latents (..., d)."""
         if self.standard:
             return standard_normal_log_prob(latents)
         joint = self.gaussians.joint_log_prob(latents.reshape(-1, self.dim))
         return torch.logsumexp(joint, 1).view(latents.shape[:-1])
 
-    def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
-        """Draw latents (n, d)."""
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Sample latents (n, d)."""
         if self.standard:
             return torch.randn(n, self.dim, generator=generator).to(self.means)
-        return self.draw(
+        return self.sample_components(
             torch.multinomial(self.log_weights.float().exp().cpu(), n, replacement=True, generator=generator), generator
         )
 
-    def draw(self, chosen: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a latent, shape (n, d), from each of the Gaussians of numbers `chosen`, shape (n,), on the CPU."""
+    def sample_components(self, chosen: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Sample a latent, shape (n, d), from each of the Gaussians of numbers `chosen`, shape (n,), on the CPU."""
         noise = torch.randn(len(chosen), self.dim, generator=generator).to(self.means)
-        # A product for each Gaussian, not for each draw: no factor is copied.
+        # A product for each Gaussian, not for each sample: no factor is copied.
         order = chosen.argsort()
         groups = noise[order.to(noise.device)].split(chosen.bincount(minlength=self.components).tolist())
         moved = torch.cat([rows @ factor.T for rows, factor in zip(groups, self.gaussians.cholesky, strict=True)])
@@ -133,11 +133,13 @@ class GaussianMixture(Prior):
                 f"{len(values)} latents cannot fit prior.components = {self.wanted}; use more images or fewer"
             )
         if not bool(values.isfinite().all()):
-            raise UserError("a latent is not finite, so no mixture can be fitted; train with a lower training.rate")
-        tell = progress or (lambda share: None)
+            raise UserError("a latent is not finite, so no mixture can be fitted; train with a lower training.lr")
+        report = progress or (lambda share: None)
         choosing = 0.0 if self.wanted else 0.5
-        components = self.wanted or _choose(values, seed, lambda share: tell(choosing * share))
-        fitted = fit_gaussians(values, components, seed, ROUNDS, lambda share: tell(choosing + (1 - choosing) * share))
+        components = self.wanted or _choose(values, seed, lambda share: report(choosing * share))
+        fitted = fit_gaussians(
+            values, components, seed, ROUNDS, lambda share: report(choosing + (1 - choosing) * share)
+        )
         self._resize(components)
         self.fitted.fill_(True)
         self.refresh()
@@ -162,10 +164,10 @@ def _choose(values: Tensor, seed: int, progress: Callable[[float], None]) -> int
         if components > len(rest):
             break
 
-        def tell(share: float, tried: int = tried) -> None:
+        def report(share: float, tried: int = tried) -> None:
             progress((tried + share) / len(CANDIDATES))
 
-        fitted = fit_gaussians(rest, components, seed, TRIED_ROUNDS, tell)
+        fitted = fit_gaussians(rest, components, seed, TRIED_ROUNDS, report)
         score = float(torch.logsumexp(fitted.joint_log_prob(held.double()), 1).mean())
         if score < highest + LEAST_GAIN:
             break

@@ -11,20 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from ...control import ControlledODE
+from ...solvers import SolveOptions
 
-__all__ = ["Prior", "StandardNormal", "standard_normal_log_prob"]
+__all__ = ["Prior", "SolvedPrior", "StandardNormal", "standard_normal_log_prob"]
 
 
 class Prior(nn.Module, ABC):
-    """A distribution of latents of dimension `dim`.
+    """A distribution p(z) of latents of dimension `dim`.
+
+    A prior with `fitted_after` is fitted to the training latents after the model's training: `fit` does what has a
+    closed form or few rounds, and where `iterations` is above 0 a training phase then minimises `loss` over `batches`.
 
     Attributes:
         dim: number of latent dimensions d.
-        fits: whether `fit` is to be called with the training latents after training.
+        fitted_after: whether it is fitted after the model's training.
+        iterations: updates of the training phase that follows `fit`.
+        batch: latents of an update.
     """
 
     dim: int
-    fits = False
+    fitted_after = False
+    iterations = 0
+    batch = 1024
 
     @property
     def active_flow(self) -> ControlledODE | None:
@@ -32,24 +40,16 @@ class Prior(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def log_prob(self, latents: Tensor, *, steps: int | None = None, grid: Tensor | None = None) -> Tensor:
-        """Return the log-density in nats, shape (...), of latents (..., d).
-
-        Args:
-            latents: (..., d).
-            steps: steps of the solver, where the density takes a solve; the prior's own if None.
-            grid: nodes of the solver's steps on [0, 1], rising, instead of `steps`.
-        """
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Return the log-density in nats, shape (...), of latents (..., d)."""
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
-        """Draw latents (n, d).
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Sample latents (n, d); random numbers are on the CPU, so that a seed means the same on every device."""
 
-        Args:
-            n: number of latents.
-            generator: random numbers, on the CPU, so that a seed means the same on every device.
-            steps: steps of the solver, where drawing takes a solve; the prior's own if None.
-        """
+    def with_options(self, options: SolveOptions | None) -> Prior | SolvedPrior:
+        """Return the distribution as it is solved with other options, where there is something to solve."""
+        return self
 
     def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the sizes of saved tensors, by name, where it is `fit` that chooses them."""
@@ -58,13 +58,48 @@ class Prior(nn.Module, ABC):
         """Take over what is kept beside the weights, after these were loaded."""
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
-        """Fit the prior to latents (n, d); nothing to do for a fixed one, or one that was trained with the model.
+        """Fit the prior to latents (n, d), as far as that needs no updates.
 
         Args:
             latents: (n, d).
             seed: seed of all that is random in it.
             progress: called now and then with the share of the work that is done.
         """
+
+    def pairs(self, latents: Tensor, seed: int) -> Callable[[int], tuple[Tensor, ...]]:
+        """Return what maps the number of an update to its batch, for latents (n, d) that `fit` was given.
+
+        A batch depends on seed and number alone, so that a fit can go on anywhere.
+        """
+        raise ValueError(f"{type(self).__name__} takes no updates")
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        """Return the mean loss of a batch, (), whose last tensor is times in [0, 1], (m,)."""
+        raise ValueError(f"{type(self).__name__} takes no updates")
+
+    def finish(self) -> None:
+        """Take over that all updates are done."""
+
+
+class SolvedPrior:
+    """A prior as it is solved with other options than its own.
+
+    Args:
+        log_prob: its log-density, given latents and options.
+        sample: its samples, given their number, random numbers and options.
+        options: the options.
+    """
+
+    def __init__(self, log_prob: Callable[..., Tensor], sample: Callable[..., Tensor], options: SolveOptions) -> None:
+        self._log_prob, self._sample, self.options = log_prob, sample, options
+
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Return the log-density in nats, shape (...), of latents (..., d)."""
+        return self._log_prob(latents, self.options)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Sample latents (n, d)."""
+        return self._sample(n, generator, self.options)
 
 
 def refresh_after_loading(prior: nn.Module, _: object) -> None:
@@ -93,10 +128,10 @@ class StandardNormal(Prior):
         self.register_buffer("origin", torch.zeros(dim), persistent=False)
         self.origin: Tensor
 
-    def log_prob(self, latents: Tensor, *, steps: int | None = None, grid: Tensor | None = None) -> Tensor:
+    def log_prob(self, latents: Tensor) -> Tensor:
         """Return the log-density in nats."""
         return standard_normal_log_prob(latents)
 
-    def sample(self, n: int, generator: torch.Generator | None = None, *, steps: int | None = None) -> Tensor:
-        """Draw latents (n, d)."""
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Sample latents (n, d)."""
         return torch.randn(n, self.dim, generator=generator).to(self.origin)

@@ -1,10 +1,8 @@
-from itertools import islice
-
 import pytest
 import torch
 
 from ncode_gen.distributions.priors import GaussianMixture
-from ncode_gen.distributions.priors.coupling import REUSE, coupled_batches
+from ncode_gen.distributions.priors.coupling import REUSE, CoupledPairs
 
 SIZE = 100
 
@@ -20,9 +18,9 @@ def clusters():
 
 
 def one_pass(base, points, passes=1, seed=0):
-    batches = coupled_batches(base, points, SIZE, torch.Generator().manual_seed(seed))
-    pairs = list(islice(batches, passes * len(points) // SIZE))
-    return tuple(torch.cat(side) for side in zip(*pairs, strict=True))
+    pairs = CoupledPairs(base, points, SIZE, seed)
+    batches = [pairs(number) for number in range(passes * len(points) // SIZE)]
+    return tuple(torch.cat(side) for side in zip(*batches, strict=True))
 
 
 def rows(points):
@@ -58,3 +56,11 @@ def test_pairs_are_kept_for_some_passes_and_then_made_anew(clusters):
     passes = starts.split(len(points))
     assert rows(passes[0]) == rows(passes[REUSE - 1]) and not torch.equal(passes[0], passes[1])
     assert rows(passes[0]) != rows(passes[REUSE])
+
+
+def test_a_batch_depends_on_its_number_alone(clusters):
+    base, points = clusters
+    pairs, others = CoupledPairs(base, points, SIZE, 0), CoupledPairs(base, points, SIZE, 0)
+    for number in (0, 3, 25, 26):
+        expected = pairs(number)
+    assert all(torch.equal(one, other) for one, other in zip(others(26), expected, strict=True))

@@ -1,0 +1,75 @@
+"""The sections of feature networks, which scores are computed with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .registry import register
+from .section import Section
+
+__all__ = ["FeaturesSection"]
+
+
+@dataclass(frozen=True)
+class FeaturesSection(Section):
+    """What FID, KID, precision and recall see of an image; `build` takes a device and a file of weights, or None."""
+
+    section: ClassVar[str] = "features"
+
+
+@register("auto")
+@dataclass(frozen=True)
+class AutoFeaturesSection(FeaturesSection):
+    """The image set's own classifier, else Inception."""
+
+
+@dataclass(frozen=True)
+class ClassifierSection(FeaturesSection):
+    """A small classifier, shipped."""
+
+    target: ClassVar[str] = "metrics.features:ClassifierFeatures"
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the name of the classifier."""
+        return {"name": self.kind}
+
+
+@register("digits-classifier")
+@dataclass(frozen=True)
+class DigitsClassifierSection(ClassifierSection):
+    """A classifier of scikit-learn's digits, shipped."""
+
+
+@register("mnist-classifier")
+@dataclass(frozen=True)
+class MnistClassifierSection(ClassifierSection):
+    """A classifier of MNIST, shipped."""
+
+
+@register("fashion-classifier")
+@dataclass(frozen=True)
+class FashionClassifierSection(ClassifierSection):
+    """A classifier of Fashion-MNIST, shipped."""
+
+
+@register("cifar10-classifier")
+@dataclass(frozen=True)
+class Cifar10ClassifierSection(ClassifierSection):
+    """A classifier of CIFAR-10, shipped."""
+
+
+@register("inception")
+@dataclass(frozen=True)
+class InceptionSection(FeaturesSection):
+    """The canonical Inception-v3, downloaded."""
+
+    target: ClassVar[str] = "metrics.features:InceptionFeatures"
+
+
+@register("efficientnet-lite0")
+@dataclass(frozen=True)
+class EfficientNetSection(FeaturesSection):
+    """EfficientNet-Lite0, whose weights come as a Python package."""
+
+    target: ClassVar[str] = "metrics.features:EfficientNetFeatures"

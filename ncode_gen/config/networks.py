@@ -1,0 +1,244 @@
+"""The sections of encoders, decoders, likelihoods and observations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from .registry import register
+from .section import Depth, Many, Positive, Section, Width
+
+__all__ = ["DecoderSection", "EncoderSection", "LikelihoodSection", "ObservationSection"]
+
+
+@dataclass(frozen=True)
+class EncoderSection(Section):
+    """The network from an image to features; `build` takes the shape (C, H, W) of the images."""
+
+    section: ClassVar[str] = "encoder"
+
+    features: Width = 128
+    """Number of features given to the posterior and to the control."""
+
+
+@register("auto")
+@dataclass(frozen=True)
+class DefaultEncoderSection(EncoderSection):
+    """A multilayer perceptron up to 12 x 12 pixels, else convolutions."""
+
+    target: ClassVar[str] = "networks.encoders:auto_encoder"
+
+    width: Width = 64
+    """Channels of the first convolution (doubled as the side is halved), or a quarter of the perceptron's width."""
+    blocks: Depth = 1
+    """Residual blocks at the smallest size (convolutions), or extra hidden layers of the perceptron."""
+
+
+@register("conv")
+@dataclass(frozen=True)
+class ConvEncoderSection(EncoderSection):
+    """Strided convolutions."""
+
+    target: ClassVar[str] = "networks.encoders:ConvEncoder"
+
+    width: Width = 64
+    """Channels of the first convolution; doubled as the side is halved."""
+    blocks: Depth = 1
+    """Residual blocks at the smallest size."""
+
+
+@register("residual")
+@dataclass(frozen=True)
+class ResidualEncoderSection(EncoderSection):
+    """Residual blocks with GroupNorm."""
+
+    target: ClassVar[str] = "networks.encoders:ResidualEncoder"
+
+    width: Width = 64
+    """Channels of the first convolution; doubled as the side is halved."""
+    blocks: Depth = 1
+    """Residual blocks at each size."""
+
+
+@register("mlp")
+@dataclass(frozen=True)
+class MLPEncoderSection(EncoderSection):
+    """A multilayer perceptron, for tiny images."""
+
+    target: ClassVar[str] = "networks.encoders:MLPEncoder"
+
+    width: Width = 64
+    """A quarter of the hidden layers' width."""
+    blocks: Depth = 1
+    """Hidden layers beyond the first."""
+
+
+@dataclass(frozen=True)
+class DecoderSection(Section):
+    """The network from a latent to the parameters of the likelihood; `build` takes d and the output's shape."""
+
+    section: ClassVar[str] = "decoder"
+
+
+@register("auto")
+@dataclass(frozen=True)
+class DefaultDecoderSection(DecoderSection):
+    """A multilayer perceptron up to 12 x 12 pixels, else transposed convolutions."""
+
+    target: ClassVar[str] = "networks.decoders:auto_decoder"
+
+    width: Width = 64
+    """Channels at half the image's size (doubled as the side is halved), or a quarter of the perceptron's width."""
+    blocks: Depth = 1
+    """Residual blocks at the smallest size (convolutions), or extra hidden layers of the perceptron."""
+
+
+@register("conv")
+@dataclass(frozen=True)
+class ConvDecoderSection(DecoderSection):
+    """Transposed convolutions."""
+
+    target: ClassVar[str] = "networks.decoders:ConvDecoder"
+
+    width: Width = 64
+    """Channels at half the image's size; doubled as the side is halved."""
+    blocks: Depth = 1
+    """Residual blocks at the smallest size."""
+
+
+@register("residual")
+@dataclass(frozen=True)
+class ResidualDecoderSection(DecoderSection):
+    """Residual blocks with GroupNorm."""
+
+    target: ClassVar[str] = "networks.decoders:ResidualDecoder"
+
+    width: Width = 64
+    """Channels at half the image's size; doubled as the side is halved."""
+    blocks: Depth = 1
+    """Residual blocks at each size."""
+
+
+@register("mlp")
+@dataclass(frozen=True)
+class MLPDecoderSection(DecoderSection):
+    """A multilayer perceptron, for tiny images."""
+
+    target: ClassVar[str] = "networks.decoders:MLPDecoder"
+
+    width: Width = 64
+    """A quarter of the hidden layers' width."""
+    blocks: Depth = 1
+    """Hidden layers beyond the first."""
+
+
+@register("ncode")
+@dataclass(frozen=True)
+class FlowDecoderSection(DecoderSection):
+    """Controlled flows of a feature map: the N-CODE decoder."""
+
+    target: ClassVar[str] = "networks.flow_decoder:FlowDecoder"
+
+    width: Width = 64
+    """Channels at half the image's size; doubled as the side is halved."""
+    blocks: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Flows at each size."""
+    canvas: Literal["latent", "learned"] = "latent"
+    """Where the feature map starts: a linear map of the latent, or one learned map for all latents."""
+    steps: Annotated[int, Meta(ge=1, le=1000)] = 2
+    """Steps of the midpoint method in each flow."""
+
+
+@dataclass(frozen=True)
+class LikelihoodSection(Section):
+    """The distribution of a pixel given the decoder's output."""
+
+    section: ClassVar[str] = "likelihood"
+
+
+@register("bernoulli")
+@dataclass(frozen=True)
+class BernoulliSection(LikelihoodSection):
+    """Bernoulli; images are dynamically binarised."""
+
+    target: ClassVar[str] = "distributions.likelihoods:Bernoulli"
+
+
+@register("gaussian")
+@dataclass(frozen=True)
+class GaussianSection(LikelihoodSection):
+    """Gaussian with one learned scale; images are uniformly dequantised."""
+
+    target: ClassVar[str] = "distributions.likelihoods:Gaussian"
+
+
+@register("logistic")
+@dataclass(frozen=True)
+class LogisticSection(LikelihoodSection):
+    """Discretised logistic of 256 levels."""
+
+    target: ClassVar[str] = "distributions.likelihoods:DiscretisedLogistic"
+
+
+@dataclass(frozen=True)
+class ObservationSection(Section):
+    """The distribution of an image given its latent.
+
+    Attributes:
+        phase_epochs: epochs of a training phase of its own, after the model's; 0 for none.
+    """
+
+    section: ClassVar[str] = "observation"
+
+    @property
+    def phase_epochs(self) -> int:
+        """Epochs of a training phase of its own."""
+        return 0
+
+
+@register("pixelwise")
+@dataclass(frozen=True)
+class PixelwiseSection(ObservationSection):
+    """Independent pixels under the decoder's output; samples are decoder means, which are blurry."""
+
+    target: ClassVar[str] = "distributions.observation:Pixelwise"
+
+
+@register("refined")
+@dataclass(frozen=True)
+class RefinedSection(ObservationSection):
+    """Decoder means, to which a flow of pixels adds a sample of the residual; it is trained after the model."""
+
+    target: ClassVar[str] = "distributions.observation:refined"
+
+    loop: Literal["static", "open"] = "open"
+    """What the latent decides beside the decoder mean: nothing (one flow for all), or the FiLM of the whole U-net."""
+    width: Width = 64
+    """Channels of the U-net at the first resolution; doubled as the side is halved."""
+    blocks: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Blocks at each resolution, on the way down and on the way up."""
+    noise: Positive = 1.0
+    """Standard deviation of the noise that the flow starts from, in units of the residual's."""
+    steps: Width = 4
+    """Steps, of two stages each, from noise to residual; compare some, fewer may do better."""
+    alpha: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Where the second stage of a step lies, as a share of the step: 0.5 is the midpoint method, 1 Heun's. The less it
+    is, the sharper are images of few steps."""
+    zero_mean_residual: bool = False
+    """Whether the residual is taken to have mean zero under each latent. The U-net is then not evaluated at noise: with
+    one step, once an image instead of twice."""
+    epochs: Many = 10
+    """Passes over the training images, after those of `training`, whose other keys hold for this phase too."""
+    lr: Positive = 2e-3
+    """Peak learning rate of AdamW in this phase."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keys of the refiner."""
+        return {key: value for key, value in self.values().items() if key not in ("epochs", "lr")}
+
+    @property
+    def phase_epochs(self) -> int:
+        """Epochs of a training phase of its own."""
+        return self.epochs
