@@ -42,7 +42,7 @@ def scored(name: str, draws: int, count: int, device: torch.device, root: str = 
     """
     folder = find_run(name)
     recipe = load_recipe(folder)
-    splits = load_data(recipe.data.at(root) if root else recipe.data)
+    splits = load_data(recipe.data.at(root))
     network = load_features(recipe.chosen_features, None, device)
     real, train = (network.of(part.batches(250)) for part in (splits.test, splits.train))
     model = load_run(folder, device)

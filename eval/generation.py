@@ -239,7 +239,7 @@ class Study:
             "encoder": recipe.encoder.kind,
             "decoder": recipe.decoder.kind,
             "dim": recipe.latent.dim,
-            "recipe": dataclasses.replace(recipe, data=recipe.data.at("data")).to_toml(),
+            "recipe": dataclasses.replace(recipe, data=recipe.data.at("data" if recipe.data.place else "")).to_toml(),
         }
         latent_scores = self.latents(model, recipe.objective.draws_targets)
         for prior in wanted:

@@ -50,7 +50,7 @@ def main() -> None:
     if not isinstance(model.observation, Refined):
         parser.error(f"{options.run} has no refiner; train one with --resume {options.run} --observation.kind refined")
     refiner = model.observation.refiner
-    data = recipe.data.at(options.root) if options.root else recipe.data
+    data = recipe.data.at(options.root)
     train = load_data(data).train
     features = options.features or recipe.chosen_features
     network = load_features(features, None, device)

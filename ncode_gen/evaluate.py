@@ -107,7 +107,7 @@ def _evaluate_run(options: Options) -> None:
     model = load_run(folder, device)
     if not options.refine and not model.observation.draws:
         raise UserError(f"{folder} has no refiner; leave --no-refine out")
-    splits = load_run_data(folder, recipe.data.at(options.root) if options.root else recipe.data)
+    splits = load_run_data(folder, recipe.data.at(options.root))
     print_data_notes(splits.notes, splits.warnings, quiet=quiet)
     test = splits.test
     out = options.out or folder / EVALUATION
@@ -194,7 +194,7 @@ def _data_section(options: Options) -> DataSection:
     """Return the image set that a command line names."""
     section = find_kind("data", options.data, "--data.name")()
     assert isinstance(section, DataSection)
-    return section.at(options.root) if options.root else section
+    return section.at(options.root)
 
 
 def _prepare(options: Options, features: FeaturesSection | str) -> tuple[Workers, torch.device, FeatureNetwork]:

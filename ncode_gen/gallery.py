@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     folder = find_run(options.run)
     recipe = load_recipe(folder)
     model = load_run(folder, resolve_device(options.device))
-    splits = load_run_data(folder, recipe.data.at(options.root) if options.root else recipe.data)
+    splits = load_run_data(folder, recipe.data.at(options.root))
     print_data_notes(splits.notes, splits.warnings, quiet=options.quiet)
     out = options.out or folder / "gallery"
     files = draw_gallery(model, splits.test, out, title=recipe.name, kind=options.format, seed=options.seed)

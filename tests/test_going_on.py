@@ -19,9 +19,11 @@ from ncode_gen.errors import UserError
 from ncode_gen.runfolder.records import JsonLines
 from ncode_gen.runfolder.state import STATE, load_state, save_state
 from ncode_gen.runtime.signals import Interrupted
+from ncode_gen.runtime.workers import ALONE
 from ncode_gen.training import step as step_module
 from ncode_gen.training.loop import train
 from ncode_gen.training.phases import ModelPhase, RefinerPhase
+from ncode_gen.training.start import Start
 
 from .conftest import TINY
 from .test_trainer import CPU, fit, recipe_of, rows_of
@@ -129,10 +131,11 @@ def test_another_precision_goes_on(tmp_path, before, after):
 
 def test_settings_of_the_optimiser_are_the_recipes(tmp_path):
     fit(recipe_of(epochs=1), tmp_path)
-    fit(recipe_of(epochs=2, training={"weight_decay": 0.25}), tmp_path, resume=True)
-    assert {
-        group["weight_decay"] for group in load_state(tmp_path)["phases"]["model"]["optimiser"]["param_groups"]
-    } == {0.25}
+    recipe = recipe_of(epochs=2, training={"weight_decay": 0.25})
+    start = Start(recipe, load_data(recipe.data), tmp_path, CPU, lambda: None, quiet=True, workers=ALONE)
+    with start.reporter:
+        (phase, *_) = start.begin(True)
+    assert {group["weight_decay"] for group in phase.step.optimiser.param_groups} == {0.25}
 
 
 def as_earlier(state):
@@ -146,7 +149,8 @@ def as_earlier(state):
     }
     at = phase["progress"]
     progress = {"epoch": at["epoch"], "batch": at["batches"], **{key: at[key] for key in ("step", "sums", "seconds")}}
-    kept = {key: phase[key] for key in ("optimiser", "scaler", "skipped_in_a_row", "generator")}
+    kept = {key: phase[key] for key in ("scaler", "skipped_in_a_row", "generator")}
+    kept["optimiser"] = {"state": dict(enumerate(phase["moments"].values()))}
     recipe = state["recipe"].replace("lr =", "rate =")
     head = {"run": state["run"], "recipe": recipe, "random": state["random"], "refining": False}
     return {**head, **kept, "model": flat["trained"], "average": flat["average"], "progress": progress}

@@ -137,7 +137,7 @@ def test_times_of_sampling_are_shown_without_imports_and_as_ratios(monkeypatch):
 
     whole = {"command": 12.0, "command, memory given back": 18.0, "command, bf16": 7.0, "imports": 2.0}
     plain = whole | {"model": 0.1, "latents": 0.2} | {"pictures": 1.0, "images": 3.0, "images, operations shared": 4.0}
-    refined = plain | {"images, centred": 2.0, "images, not centred": 4.0}
+    refined = plain | {"images, zero mean": 2.0, "images, not zero mean": 4.0}
     text = table({"plain": plain, "refined": refined}, 100, 3)
     assert text.count(" | 12.0 | 2.0 | **10.0** | 16.0 | 0.62 | 5.0 | 0.50 | 0.1 | 0.2 | 1.0 | 3.0 |") == 2
     assert (

@@ -46,11 +46,13 @@ class DataSection(Section):
         return str(getattr(self, "root", ""))
 
     def at(self, root: str) -> DataSection:
-        """Return the section with another folder of the images.
+        """Return the section with another folder of the images; "" keeps its own.
 
         Raises:
             UserError: the set lies in none.
         """
+        if not root:
+            return self
         if "root" not in self.names():
             raise UserError(f"data.name = {self.name!r} lies in no folder; leave --data.root out")
         changes: Any = {"root": root}

@@ -110,6 +110,8 @@ def read_run(folder: Path, gallery: Path | None = None) -> RunRecord:
             with open_weights(folder / WEIGHTS) as stored:
                 stored.check_recipe(recipe.to_toml(), folder / RECIPE)
                 trained, digest = stored.epochs, stored.digest[:16]
+                if stored.earlier:
+                    notices.append(f"{folder} was written by an earlier version; its recipe is read in today's keys")
         except UserError as error:
             notices.append(str(error))
         if trained is not None and evaluation and evaluation["protocol"]["weights_digest"] != digest:

@@ -120,6 +120,11 @@ class StoredWeights:
     _header: dict[str, str]
     _file: Any
 
+    @property
+    def earlier(self) -> bool:
+        """Whether a version with other keys and names of weights wrote it."""
+        return self._header["format"] == EARLIER
+
     def check_recipe(self, recipe: str, source: Path) -> None:
         """Raise a `UserError`, if the recipe beside the weights is not theirs.
 
@@ -147,7 +152,7 @@ class StoredWeights:
         for name, value in tensors.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise UserError(f"{self.path} holds a weight in {name} that is not finite; train the model again")
-        return renamed(tensors) if self._header["format"] == EARLIER else tensors
+        return renamed(tensors) if self.earlier else tensors
 
 
 @contextmanager

@@ -236,8 +236,12 @@ class Phase(ABC):
         } | (self._step_state(self.step) if self.step is not None else {})
 
     def _step_state(self, step: Step) -> dict[str, Any]:
+        moments = full_tensor(step.optimiser.state_dict()["state"])
         return {
-            "optimiser": full_tensor(step.optimiser.state_dict()),
+            # By name, which holds whatever the order of the weights.
+            "moments": {
+                name: moments[number] for number, name in enumerate(self._trained_names()) if number in moments
+            },
             "scaler": step.scaler.state_dict(),
             "skipped_in_a_row": step.skipped_in_a_row,
             "generator": self.generator.get_state(),
@@ -250,30 +254,38 @@ class Phase(ABC):
             KeyError, RuntimeError, TypeError, ValueError: it belongs to another model.
         """
         for path, (trained, average) in self.parts.items():
-            own = trained.state_dict()
-            held = {
-                name: distribute_like(value, own.get(name, value)) for name, value in state["trained"][path].items()
-            }
-            trained.load_state_dict(held)
-            average.load_state_dict(state["average"][path])
+            own, held = trained.state_dict(), state["trained"].get(path, {})
+            trained.load_state_dict(
+                {name: distribute_like(value, own.get(name, value)) for name, value in held.items()}
+            )
+            average.load_state_dict(state["average"].get(path, {}))
         self.at = Progress(**state["progress"])
-        if self.step is None:
+        if self.step is None or self.at.epoch >= self.epochs:
             return
-        self._restore_optimiser(self.step.optimiser, state["optimiser"])
+        self._restore_moments(self.step.optimiser, state["moments"])
         if state["scaler"] and self.step.scaler.is_enabled():  # another precision begins with its own factor
             self.step.scaler.load_state_dict(state["scaler"])
         self.step.skipped_in_a_row.copy_(state["skipped_in_a_row"])
         self.generator.set_state(state["generator"])
 
-    @staticmethod
-    def _restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        moments = {
-            number: {key: distribute_like(value, parameters[number]) for key, value in held.items()}
-            for number, held in state["state"].items()
+    def _trained_names(self) -> list[str]:
+        """Return the names of what the optimiser updates, in its order."""
+        assert self.step is not None
+        names = {
+            id(parameter): f"{path}.{name}"
+            for path, (trained, _) in self.parts.items()
+            for name, parameter in trained.named_parameters()
         }
+        return [names[id(parameter)] for group in self.step.optimiser.param_groups for parameter in group["params"]]
+
+    def _restore_moments(self, optimiser: torch.optim.Optimizer, moments: dict[str, dict[str, Tensor]]) -> None:
         # Which settings hold is for the recipe to say, which may have changed since.
-        own = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
-        optimiser.load_state_dict({**state, "state": moments})
-        for group, settings in zip(optimiser.param_groups, own, strict=True):
-            group.update(settings)
+        whole = optimiser.state_dict()
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        for number, (name, parameter) in enumerate(zip(self._trained_names(), parameters, strict=True)):
+            if name in moments:
+                held = moments[name]
+                if any(value.dim() and value.shape != parameter.shape for value in held.values()):
+                    raise ValueError(f"the moments of {name} have another shape than the weights")
+                whole["state"][number] = {key: distribute_like(value, parameter) for key, value in held.items()}
+        optimiser.load_state_dict(whole)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..config import Recipe, changed_keys
+from ..config.earlier import is_earlier
 from ..data import Splits
 from ..distributions import LatentModel, build_model, check_fits
 from ..errors import UserError
@@ -130,11 +131,17 @@ class Start:
             UserError: it belongs to another model than the recipe, or to one whose epochs cannot be changed any more.
         """
         earlier = Recipe.parse(state["recipe"], f"the state of {self.folder}", stored=True)
-        state = translated_state(state, earlier, len(self.splits.train))
+        names = dict(self.average.named_parameters())
+        state = translated_state(state, earlier, len(self.splits.train), names)
         for number, phase in enumerate(self.phases):
             held = state["phases"].get(phase.name)
             if held is None or not phase.continues(earlier):
                 return self.phases[number:]
+            if held.get("moments", {}) is None and held["progress"]["epoch"] < phase.epochs:
+                raise UserError(
+                    f"an earlier version wrote the state in {self.folder} and kept nothing of the optimiser of its first "
+                    f"{held['progress']['epoch']} epochs; leave training.epochs there, or train anew"
+                )
             try:
                 phase.begin(resumed=True)
                 phase.restore(held)
@@ -165,6 +172,8 @@ class Start:
         """Say what is not as it was when the state was written."""
         if notice:
             self.reporter.warn(notice)
+        if is_earlier(tomllib.loads(before)):
+            self.reporter.log(f"An earlier version wrote {self.folder}; {RECIPE} is written anew in today's keys.")
         # Keys that newer versions know have their defaults, here as there.
         earlier = Recipe.parse(before, f"the state of {self.folder}", stored=True).to_toml()
         for key, (was, now) in changed_keys(tomllib.loads(earlier), tomllib.loads(self.recipe.to_toml())).items():

@@ -54,7 +54,7 @@ def test_every_flow_and_likelihood_go_together(flow, likelihood):
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
 def test_networks_fit_images_of_any_size(shape, kind):
     recipe = small(decoder=section("decoder", kind=kind, width=4))
-    recipe = dataclasses.replace(recipe, encoder=dataclasses.replace(recipe.encoder, kind=kind, width=4))
+    recipe = dataclasses.replace(recipe, encoder=section("encoder", kind=kind, width=4))
     assert model_of(recipe, shape).reconstruct(torch.rand(2, *shape)).shape == (2, *shape)
     assert max(pyramid(*shape[1:])[-1]) <= 8
 
