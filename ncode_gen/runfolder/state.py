@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..errors import UserError
 from ..runtime.files import remove_partial_files, write_atomically
@@ -109,45 +109,23 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / STATE.parent / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process is training in {folder}; wait for it, or name another --out") from None
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another place with --out", code=1) from None
-    with file:
-        try:
-            _lock(file.fileno())
-        except BlockingIOError:
-            raise UserError(f"another process is training in {folder}; wait for it, or name another --out") from None
+    with lock:
         remove_partial_files(folder)
         yield
 
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process trains in a run folder; nothing is written for the question."""
+    path = folder / STATE.parent / "lock"
     try:
-        with (folder / STATE.parent / "lock").open("r+") as file:
-            _lock(file.fileno())
-    except BlockingIOError:
+        with FileLock(path).acquire(timeout=0) if path.exists() else contextlib.nullcontext():
+            return False
+    except Timeout:
         return True
     except OSError:
-        pass
-    return False
-
-
-def _lock(file: int) -> None:
-    """Lock a file; the system gives the lock back, however the process ends."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError(*error.args) from None
-    else:
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:
-            pass  # a network file system without locks
+        return False
