@@ -18,8 +18,6 @@ from .runtime.allocator import keep_freed_memory
 from .runtime.paths import user_path
 from .runtime.signals import Interrupted, stop_signals
 
-__all__ = ["named_plugins", "parse", "print_data_notes", "run_command"]
-
 Options = TypeVar("Options")
 PATHS = ("run", "runs", "out", "root")  # that are held as text
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
-
 
 class UserError(Exception):
     """A mistake of the user or of the surroundings; commands print its message and exit with `code`.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .metrics import FeatureNetwork, Score
     from .runtime.workers import Workers
 
-__all__ = ["Options", "main"]
-
 # Why a score may be no number.
 UNDEFINED = {
     "interpolation": "no two neighbouring images have different features",

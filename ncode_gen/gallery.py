@@ -10,8 +10,6 @@ import tyro
 
 from .command import parse, print_data_notes, run_command
 
-__all__ = ["Options", "main"]
-
 
 @dataclass(frozen=True)
 class Options:

@@ -16,8 +16,6 @@ from .config.recipe import changed_keys
 from .errors import UserError
 from .runfolder.history import RunRecord, find_runs, read_run
 
-__all__ = ["Options", "main"]
-
 # Off a terminal every row is one line, for grep and the like.
 UNBROKEN = 1000
 # What must be the same for two scores to be compared.

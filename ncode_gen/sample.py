@@ -16,8 +16,6 @@ from .errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Options", "main"]
-
 
 @dataclass(frozen=True)
 class Options:

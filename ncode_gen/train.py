@@ -17,8 +17,6 @@ from .errors import UserError
 from .runtime.files import check_links
 from .runtime.paths import shipped
 
-__all__ = ["Options", "main", "parse_command"]
-
 RECIPE = "recipe.toml"
 DESCRIPTION = "Train a generative model whose encoder controls the flow of its latents."
 

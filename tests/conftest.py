@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -32,11 +33,17 @@ class Done:
     stderr: str
 
 
+class Command(Protocol):
+    """Runs a command of the package in a folder; returns how it ended and what it printed."""
+
+    def __call__(self, name: str, *arguments: object, cwd: Path) -> Done: ...
+
+
 @pytest.fixture(scope="session")
-def command():
+def command() -> Command:
     """Run a command of the package in a folder, in this process for speed; returns how it ended and what it said."""
 
-    def run(name, *arguments, cwd):
+    def run(name: str, *arguments: object, cwd: Path) -> Done:
         out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
         main = importlib.import_module(f"ncode_gen.{name}").main
         sys.argv = [f"{name}.py", *map(str, arguments)]
@@ -53,7 +60,7 @@ def command():
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, command):
+def trained(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
     """A small model of the digits, trained by the command."""
     folder = tmp_path_factory.mktemp("trained")
     done = command("train", *TINY, "--out", "run", cwd=folder)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def run(**environment: str) -> tuple[bool, int]:
     return told == "True", int(pages)
 
 
-def test_memory_that_was_freed_is_used_again():
+def test_memory_that_was_freed_is_used_again() -> None:
     told, pages = run()
     assert told == GLIBC
     if told:
@@ -49,11 +50,11 @@ def test_memory_that_was_freed_is_used_again():
 
 
 @pytest.mark.parametrize("name, value", [(SWITCH, "0"), ("MALLOC_TRIM_THRESHOLD_", "131072")])
-def test_users_who_want_something_else_get_it(name, value):
+def test_users_who_want_something_else_get_it(name: Any, value: str) -> None:
     assert not run(**{name: value})[0]
 
 
-def test_other_systems_are_left_alone(monkeypatch):
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from ncode_gen.runtime import allocator
 
     monkeypatch.setattr(allocator.sys, "platform", "darwin")

@@ -5,6 +5,8 @@ import importlib
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +139,9 @@ WRITE_FAILURES = {"output is a file", "output below a file"}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mistake_ends_in_one_clear_sentence(trained, tmp_path, name, monkeypatch, capsys):
+def test_a_mistake_ends_in_one_clear_sentence(
+    trained: Path, tmp_path: Path, name: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In this process, for speed; an error that is no exit would fail the test with its traceback."""
     kind, arguments, told = CASES[name]
     run = shutil.copytree(trained, tmp_path / "run")
@@ -188,18 +192,22 @@ run_command(main)
         ("evaluate", "e.json"),
     ],
 )
-def test_no_room_on_the_disk_leaves_what_was_there(trained, tmp_path, kind, name):
+def test_no_room_on_the_disk_leaves_what_was_there(trained: Path, tmp_path: Path, kind: str, name: str) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     before = fingerprint(run)
-    arguments = {
+    cases: dict[str, list[Any]] = {
         "train": [*TINY, "--out", "new"],
         "sample": [run, "--out", "a.png"],
         "gallery": [run],
         "evaluate": [run, "--n", 20, "--particles", 0, "--out", "e.json"],
-    }[kind]
+    }
     script = FULL.format(name=name, command=kind)
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *map(str, cases[kind])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     # A state that cannot be written costs nothing that is done: training goes on to its weights.
     assert done.returncode == (0 if name == "training.pt" else 1), done.stderr

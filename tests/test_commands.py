@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +13,13 @@ from PIL import Image
 
 import ncode_gen.runtime.device
 
-from .conftest import ROOT, TINY
+from .conftest import ROOT, TINY, Command
 
 COMMANDS = ("train", "sample", "gallery", "evaluate")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_explains_every_flag(command, tmp_path, name):
+def test_help_explains_every_flag(command: Command, tmp_path: Path, name: Any) -> None:
     done = command(name, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"python -m ncode_gen.{name}" in done.stdout and "--device" in done.stdout
@@ -25,7 +27,7 @@ def test_help_explains_every_flag(command, tmp_path, name):
         assert "--flow.loop" in done.stdout and "Peak learning rate" in done.stdout
 
 
-def test_training_ends_with_the_path_of_its_gallery(command, tmp_path):
+def test_training_ends_with_the_path_of_its_gallery(command: Command, tmp_path: Path) -> None:
     done = command("train", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     gallery = done.stdout.strip().splitlines()[-1]
@@ -41,7 +43,7 @@ def test_training_ends_with_the_path_of_its_gallery(command, tmp_path):
     }
 
 
-def test_no_library_that_takes_seconds_is_imported_for_samples(trained, tmp_path):
+def test_no_library_that_takes_seconds_is_imported_for_samples(trained: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from ncode_gen.sample import main\n"
         "for out in ('grid.png', 'array.npz', 'single/'): main([sys.argv[1], '--n', '2', '--out', sys.argv[2] + out])\n"
@@ -51,7 +53,7 @@ def test_no_library_that_takes_seconds_is_imported_for_samples(trained, tmp_path
     subprocess.run([sys.executable, "-c", code, str(trained), f"{tmp_path}/"], check=True)
 
 
-def test_samples_are_written_in_every_form_and_repeat(command, trained, tmp_path):
+def test_samples_are_written_in_every_form_and_repeat(command: Command, trained: Path, tmp_path: Path) -> None:
     assert command("sample", trained, "--n", 9, "--out", "a.png", cwd=tmp_path).returncode == 0
     assert command("sample", trained, "--n", 9, "--out", "b.png", cwd=tmp_path).returncode == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -67,7 +69,9 @@ def test_samples_are_written_in_every_form_and_repeat(command, trained, tmp_path
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
-def test_samples_in_half_precision_look_the_same(command, trained, tmp_path, monkeypatch, has_bf16):
+def test_samples_in_half_precision_look_the_same(
+    command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
     monkeypatch.setattr(ncode_gen.runtime.device, "computes_in_bf16", lambda device: has_bf16)
     told = {}
     for precision in ("float32", "bf16"):
@@ -79,7 +83,7 @@ def test_samples_in_half_precision_look_the_same(command, trained, tmp_path, mon
 
 
 @pytest.mark.parametrize("kind", ["pdf", "svg"])
-def test_the_gallery_comes_as_vector_graphics_too(command, trained, tmp_path, kind):
+def test_the_gallery_comes_as_vector_graphics_too(command: Command, trained: Path, tmp_path: Path, kind: str) -> None:
     done = command("gallery", trained, "--out", tmp_path / "out", "--format", kind, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob(f"*.{kind}"))) == 5
@@ -87,7 +91,7 @@ def test_the_gallery_comes_as_vector_graphics_too(command, trained, tmp_path, ki
         assert animation.n_frames > 10
 
 
-def test_evaluation_writes_scores_with_their_protocol(command, trained, tmp_path):
+def test_evaluation_writes_scores_with_their_protocol(command: Command, trained: Path, tmp_path: Path) -> None:
     done = command("evaluate", trained, "--n", 300, "--particles", 8, "--out", "e.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "e.json").read_text())
@@ -120,7 +124,7 @@ def test_evaluation_writes_scores_with_their_protocol(command, trained, tmp_path
     assert json.loads((tmp_path / "f.json").read_text())["scores"] == result["scores"]
 
 
-def test_a_score_that_could_mislead_is_flagged(command, trained, tmp_path):
+def test_a_score_that_could_mislead_is_flagged(command: Command, trained: Path, tmp_path: Path) -> None:
     done = command("evaluate", trained, "--n", 50, "--particles", 0, "--out", "e.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "fewer than twice the 64 features" in done.stdout
@@ -128,7 +132,7 @@ def test_a_score_that_could_mislead_is_flagged(command, trained, tmp_path):
     assert result["protocol"]["warnings"] and "nll_nats" not in result["scores"]
 
 
-def test_a_folder_of_colour_pictures_trains_samples_and_scores(command, tmp_path):
+def test_a_folder_of_colour_pictures_trains_samples_and_scores(command: Command, tmp_path: Path) -> None:
     """The path is all that is given; sizes, modes and formats are mixed."""
     pytest.importorskip("efficientnet_lite_pytorch")
     random = np.random.default_rng(0)
@@ -150,7 +154,7 @@ def test_a_folder_of_colour_pictures_trains_samples_and_scores(command, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["vae", "node", "ncode-closed", "ncode-autoencoder"])
-def test_every_model_of_the_digits_trains_and_scores(command, tmp_path, kind):
+def test_every_model_of_the_digits_trains_and_scores(command: Command, tmp_path: Path, kind: str) -> None:
     done = command("train", f"models/digits/{kind}.toml", "--training.epochs", 1, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = command("evaluate", "run", "--n", 200, "--particles", 4, cwd=tmp_path)
@@ -160,13 +164,13 @@ def test_every_model_of_the_digits_trains_and_scores(command, tmp_path, kind):
     assert ("nfe" in scores) == (kind != "vae")
 
 
-def test_a_run_is_found_by_its_place_in_checkpoints(command, tmp_path):
+def test_a_run_is_found_by_its_place_in_checkpoints(command: Command, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
     done = command("sample", "checkpoints/digits-ncode-open", "--n", 4, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_shipped_runs_are_listed_from_anywhere(command, tmp_path):
+def test_the_shipped_runs_are_listed_from_anywhere(command: Command, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
     done = command("runs", "checkpoints", cwd=tmp_path)
     assert done.returncode == 0 and "digits-ncode-open" in done.stdout and "damaged" not in done.stdout

@@ -1,7 +1,9 @@
 import dataclasses
 import gzip
 import os
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def noise(*shape):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def pictures(tmp_path: Path):
     """A folder of pictures of many sizes, modes and formats."""
     folder = tmp_path / "pictures"
     (folder / "deep").mkdir(parents=True)
@@ -37,14 +39,14 @@ def pictures(tmp_path):
     return folder
 
 
-def test_a_folder_of_mixed_pictures_becomes_one_tensor(pictures):
+def test_a_folder_of_mixed_pictures_becomes_one_tensor(pictures: Any) -> None:
     splits = load_data(section("data", name="folder", root=str(pictures), size=16))
     assert splits.train.shape == (3, 16, 16)
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 7
     assert load_data(section("data", name="folder", root=str(pictures), grey=True)).train.shape == (1, 32, 32)
 
 
-def test_folders_train_and_test_are_the_split(tmp_path):
+def test_folders_train_and_test_are_the_split(tmp_path: Path) -> None:
     for part, count in (("train", 9), ("test", 3), ("elsewhere", 5)):
         (tmp_path / part / "deep").mkdir(parents=True)
         for i in range(count):
@@ -64,7 +66,7 @@ def test_folders_train_and_test_are_the_split(tmp_path):
         load_data(section("data", name="folder", root=str(tmp_path)))
 
 
-def test_class_folders_give_labels_and_no_order(tmp_path):
+def test_class_folders_give_labels_and_no_order(tmp_path: Path) -> None:
     for part, count in (("train", 20), ("test", 10)):
         for name, colour in (("a", "red"), ("b", "lime")):
             (tmp_path / part / name).mkdir(parents=True)
@@ -80,7 +82,9 @@ def test_class_folders_give_labels_and_no_order(tmp_path):
     assert load_data(section("data", name="folder", root=str(tmp_path), size=8)).test.labels is None
 
 
-def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(pictures, monkeypatch):
+def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(
+    pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = section("data", name="folder", root=str(pictures), size=16)
     held = load_data(recipe)
     monkeypatch.setattr(data, "IN_MEMORY", 0)
@@ -92,7 +96,7 @@ def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(pictures
         torch.testing.assert_close(next(streamed.train.batches(2, order)), held.train.first(9)[order])
 
 
-def test_a_broken_picture_is_named_when_streamed_too(pictures, monkeypatch):
+def test_a_broken_picture_is_named_when_streamed_too(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "IN_MEMORY", 0)
     recipe = section("data", name="folder", root=str(pictures), size=16)
     for name in ("a.png", "palette.gif", "deep/alpha.png"):
@@ -103,7 +107,7 @@ def test_a_broken_picture_is_named_when_streamed_too(pictures, monkeypatch):
             list(part.batches(4))
 
 
-def test_values_survive_reading(tmp_path):
+def test_values_survive_reading(tmp_path: Path) -> None:
     Image.new("RGB", (10, 10), (10, 128, 255)).save(tmp_path / "flat.png")
     assert read_picture(tmp_path / "flat.png", 4)[:, 0, 0].tolist() == [10, 128, 255]
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
@@ -112,7 +116,7 @@ def test_values_survive_reading(tmp_path):
     assert read_picture(tmp_path / "deep.png", 4, grey=True).unique().tolist() == [round(40000 / 257)]
 
 
-def test_the_orientation_tag_is_obeyed(tmp_path):
+def test_the_orientation_tag_is_obeyed(tmp_path: Path) -> None:
     image = Image.new("L", (20, 10), 0)
     image.paste(255, (0, 0, 10, 10))
     tags = Image.Exif()
@@ -122,7 +126,7 @@ def test_the_orientation_tag_is_obeyed(tmp_path):
     assert turned[0].float().mean() > 200 and turned[-1].float().mean() < 50
 
 
-def test_splits_do_not_overlap_and_are_the_same_every_time():
+def test_splits_do_not_overlap_and_are_the_same_every_time() -> None:
     recipe = section("data", name="digits", validation=0.2, test=0.3)
     one, two = load_data(recipe), load_data(recipe)
     assert torch.equal(one.train.pixels, two.train.pixels)
@@ -131,12 +135,12 @@ def test_splits_do_not_overlap_and_are_the_same_every_time():
     assert not torch.equal(one.test.pixels, other.test.pixels)
 
 
-def test_the_number_of_images_can_be_limited():
+def test_the_number_of_images_can_be_limited() -> None:
     splits = load_data(section("data", name="digits", limit=50))
     assert len(splits.train) == 50 and len(splits.train.head(7)) == 7 and len(splits.test.head(10**6)) == 270
 
 
-def test_batches_are_floats_in_the_unit_interval():
+def test_batches_are_floats_in_the_unit_interval() -> None:
     images = TensorImages(torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1))
     assert torch.cat(list(images.batches(2))).flatten().tolist() == [0, pytest.approx(128 / 255), 1]
 
@@ -149,7 +153,7 @@ def write_idx(path, array):
 @pytest.mark.parametrize(
     ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
 )
-def test_torchvisions_layout_is_read(tmp_path, name, folder):
+def test_torchvisions_layout_is_read(tmp_path: Path, name: str, folder: str) -> None:
     raw = tmp_path / folder / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 40), ("t10k", 10)):
@@ -161,7 +165,7 @@ def test_torchvisions_layout_is_read(tmp_path, name, folder):
     assert small.train.shape == (1, 14, 14)
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
@@ -174,7 +178,9 @@ def test_damaged_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "cifar10", "celeba"])
-def test_a_set_that_cannot_be_had_names_the_expected_place(tmp_path, monkeypatch, name):
+def test_a_set_that_cannot_be_had_names_the_expected_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     import urllib.request
 
     def offline(*arguments, **options):
@@ -187,7 +193,7 @@ def test_a_set_that_cannot_be_had_names_the_expected_place(tmp_path, monkeypatch
     assert str(tmp_path) in str(error.value)
 
 
-def test_the_real_mnist_is_read():
+def test_the_real_mnist_is_read() -> None:
     root = os.environ.get("NCODE_DATA", str(ROOT / "data"))
     if "NCODE_DATA" not in os.environ and not os.path.isdir(os.path.join(root, "MNIST")):
         pytest.skip("no MNIST in data/; NCODE_DATA names another folder")
@@ -196,7 +202,7 @@ def test_the_real_mnist_is_read():
     assert splits.test.first(10000).mean().item() == pytest.approx(0.1325, abs=5e-4)
 
 
-def test_gzip_files_of_a_distribution_are_unpacked(tmp_path):
+def test_gzip_files_of_a_distribution_are_unpacked(tmp_path: Path) -> None:
     """Debian's package holds the compressed files; torchvision takes them if the checksum is known."""
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -208,7 +214,7 @@ def test_gzip_files_of_a_distribution_are_unpacked(tmp_path):
         load_data(section("data", name="fashion-mnist", root=str(tmp_path)))
 
 
-def test_colour_sets_of_torchvision_are_read(monkeypatch):
+def test_colour_sets_of_torchvision_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """CIFAR-10's real files carry checksums, so a stand-in with the same attributes takes their place."""
     from torchvision import datasets
 
@@ -223,7 +229,7 @@ def test_colour_sets_of_torchvision_are_read(monkeypatch):
     assert load_data(section("data", name="cifar10", grey=True, size=16)).train.shape == (1, 16, 16)
 
 
-def test_faces_are_read_from_their_files(tmp_path, monkeypatch):
+def test_faces_are_read_from_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
     folder = tmp_path / "celeba" / "img_align_celeba"

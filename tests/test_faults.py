@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from .conftest import TINY
 from .test_trainer import fit, recipe_of, rows_of
 
 
-def poison(monkeypatch, steps):
+def poison(monkeypatch: pytest.MonkeyPatch, steps):
     """Let the losses of the given steps be NaN."""
     real, taken = Elbo.__call__, 0
 
@@ -36,7 +38,9 @@ def poison(monkeypatch, steps):
     monkeypatch.setattr(Elbo, "__call__", call)
 
 
-def test_a_batch_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch, capsys):
+def test_a_batch_that_is_not_finite_is_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     poison(monkeypatch, {5})
     model = fit(recipe_of(epochs=3), tmp_path)
     assert [row["skipped"] for row in rows_of(tmp_path)] == [0, 1, 0]
@@ -46,7 +50,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch
     assert all(float(held["step"]) == 11 for held in load_state(tmp_path)["phases"]["model"]["moments"].values())
 
 
-def test_a_skipped_batch_changes_no_weight(tmp_path, monkeypatch):
+def test_a_skipped_batch_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 2 is lost: the weights after it are those after step 1."""
     weights = []
     real = Step.__call__
@@ -63,7 +67,9 @@ def test_a_skipped_batch_changes_no_weight(tmp_path, monkeypatch):
     assert not all(torch.equal(a, b) for a, b in zip(weights[2], weights[3], strict=True))
 
 
-def test_too_many_in_a_row_stop_the_run_with_step_rate_and_remedy(tmp_path, monkeypatch):
+def test_too_many_in_a_row_stop_the_run_with_step_rate_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poison(monkeypatch, set(range(5, 99)))
     with pytest.raises(UserError, match=r"3 batches in a row, the last at step 8 \(learning rate .* lower tr") as error:
         fit(recipe_of(epochs=9, training={"max_skipped": 2}), tmp_path)
@@ -71,7 +77,7 @@ def test_too_many_in_a_row_stop_the_run_with_step_rate_and_remedy(tmp_path, monk
     assert load_state(tmp_path)["phases"]["model"]["progress"]["step"] == 4
 
 
-def test_a_solve_that_hits_its_cap_is_counted_the_same_way(tmp_path, monkeypatch):
+def test_a_solve_that_hits_its_cap_is_counted_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ncode_gen.distributions import build
 
     real = build.build_model
@@ -90,7 +96,7 @@ def test_a_solve_that_hits_its_cap_is_counted_the_same_way(tmp_path, monkeypatch
         fit(recipe, tmp_path)
 
 
-def test_parts_of_a_batch_add_up_to_the_batch(tmp_path):
+def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path) -> None:
     whole = fit(recipe_of(), tmp_path / "whole").state_dict()
     parts = fit(recipe_of(training={"accumulate": 4}), tmp_path / "parts").state_dict()
     for key, value in whole.items():
@@ -99,7 +105,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path):
         fit(recipe_of(training={"accumulate": 3}), tmp_path / "uneven")
 
 
-def test_half_precision_scales_its_loss(tmp_path):
+def test_half_precision_scales_its_loss(tmp_path: Path) -> None:
     fit(recipe_of(epochs=1, training={"precision": "fp16"}), tmp_path)
     assert load_state(tmp_path)["phases"]["model"]["scaler"]["scale"] > 1
     assert rows_of(tmp_path)[0]["loss"] > 0
@@ -119,7 +125,9 @@ class FullDisk:
         monkeypatch.setattr(os, "fsync", fsync)
 
 
-def test_a_full_disk_is_told_and_training_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_told_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     disk, real = FullDisk(monkeypatch), JsonLines.append
 
     def append(self, row):
@@ -133,7 +141,7 @@ def test_a_full_disk_is_told_and_training_goes_on(tmp_path, monkeypatch, capsys)
     assert load_state(tmp_path)["phases"]["model"]["progress"]["epoch"] == 3
 
 
-def test_weights_that_cannot_be_written_leave_the_state(tmp_path, monkeypatch):
+def test_weights_that_cannot_be_written_leave_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk, real = FullDisk(monkeypatch), JsonLines.append
 
     def append(self, row):
@@ -151,7 +159,7 @@ def test_weights_that_cannot_be_written_leave_the_state(tmp_path, monkeypatch):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_lines_that_could_not_be_written_come_later(tmp_path, monkeypatch):
+def test_lines_that_could_not_be_written_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = JsonLines(tmp_path / "missing" / "rows.jsonl")
     with pytest.raises(UserError, match="cannot write"):
         lines.append({"a": 1})
@@ -168,7 +176,7 @@ STORM = [*TINY, "--training.epochs", "8", "--training.batch", "64", "--quiet"]
 
 
 @pytest.mark.parametrize("kills", [int(os.environ.get("NCODE_KILLS", "6"))])
-def test_kills_at_any_moment_change_nothing(tmp_path, kills):
+def test_kills_at_any_moment_change_nothing(tmp_path: Path, kills: Any) -> None:
     """`NCODE_KILLS` says how many kills; the moments are spread over start, steps, saving, prior and gallery."""
     started = time.monotonic()
     # A process of its own, as those that are killed: its start is one of the moments.
@@ -209,7 +217,7 @@ def results_of(folder):
 
 
 @pytest.mark.parametrize("refiner", [section("observation"), section("observation", kind="refined", width=8, epochs=2)])
-def test_a_signal_in_any_step_changes_nothing(tmp_path, monkeypatch, refiner):
+def test_a_signal_in_any_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refiner: Any) -> None:
     """The last step of an epoch too: the state is saved before the epoch's end, which comes when training goes on."""
     recipe = recipe_of(epochs=2, observation=refiner)
     whole = fit(recipe, tmp_path / "whole").state_dict()
@@ -236,7 +244,7 @@ def test_a_signal_in_any_step_changes_nothing(tmp_path, monkeypatch, refiner):
     assert results_of(folder) == rows
 
 
-def test_signals_save_and_say_how_to_go_on(tmp_path):
+def test_signals_save_and_say_how_to_go_on(tmp_path: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         arguments = [*TINY, "--training.epochs", "100000", "--training.compile", "off", "--out", str(code)]
         process = subprocess.Popen(

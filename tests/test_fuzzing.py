@@ -11,6 +11,8 @@ import random
 import shutil
 import signal
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from ncode_gen.runtime.signals import StopRequest
 from ncode_gen.runtime.workers import ALONE
 from ncode_gen.training.start import Start
 
-from .conftest import TINY
+from .conftest import TINY, Command
 
 TRIES = int(os.environ.get("NCODE_FUZZ", "30"))
 FILES = (
@@ -52,7 +54,7 @@ def at_most(seconds):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory, command):
+def pair(tmp_path_factory: pytest.TempPathFactory, command: Command):
     """Two scored runs of different models, and one of the first's recipe with another seed."""
     folder = tmp_path_factory.mktemp("pair")
     for name, more in (("a", []), ("b", ["--latent.dim", "4"]), ("c", ["--seed", "1"])):
@@ -109,7 +111,9 @@ def spoil(folder, pair, dice):
     return name, kind
 
 
-def test_a_spoiled_run_folder_is_told_or_changes_nothing(pair, tmp_path, capsys):
+def test_a_spoiled_run_folder_is_told_or_changes_nothing(
+    pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, _ = used(shutil.copytree(pair / "a", tmp_path / "whole"))
     refused = 0
     for seed in range(TRIES):
@@ -133,7 +137,7 @@ def test_a_spoiled_run_folder_is_told_or_changes_nothing(pair, tmp_path, capsys)
     assert refused > TRIES / 5
 
 
-def test_commands_end_a_spoiled_run_folder_in_one_sentence(pair, tmp_path, command):
+def test_commands_end_a_spoiled_run_folder_in_one_sentence(pair: Any, tmp_path: Path, command: Command) -> None:
     for seed in range(max(4, TRIES // 10)):
         dice = random.Random(1000 + seed)
         folder = shutil.copytree(pair / "a", tmp_path / f"run{seed}")
@@ -186,7 +190,7 @@ def spoiled_recipe(text, dice):
     return "\n".join(lines)
 
 
-def test_a_spoiled_recipe_is_refused_or_means_what_it_says(pair, tmp_path):
+def test_a_spoiled_recipe_is_refused_or_means_what_it_says(pair: Any, tmp_path: Path) -> None:
     """What is accepted says in TOML what the recipe then holds, and makes a model that trains or is refused by name."""
     text = (pair / "a" / "recipe.toml").read_text()
     path = tmp_path / "spoiled.toml"
@@ -215,7 +219,7 @@ def test_a_spoiled_recipe_is_refused_or_means_what_it_says(pair, tmp_path):
     assert refused > TRIES / 4
 
 
-def test_a_spoiled_recipe_ends_the_command_in_one_sentence(pair, tmp_path, command):
+def test_a_spoiled_recipe_ends_the_command_in_one_sentence(pair: Any, tmp_path: Path, command: Command) -> None:
     text = (pair / "a" / "recipe.toml").read_text()
     path = tmp_path / "spoiled.toml"
     small = ["--training.epochs", "1", "--data.limit", "64", "--training.batch", "32", "--quiet"]

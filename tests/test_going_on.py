@@ -9,6 +9,8 @@ import sys
 import time
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from ncode_gen.errors import UserError
 from ncode_gen.runfolder.records import JsonLines
 from ncode_gen.runfolder.state import STATE, load_state, save_state
 from ncode_gen.runtime.signals import Interrupted
-from ncode_gen.runtime.workers import ALONE
+from ncode_gen.runtime.workers import ALONE, Workers
 from ncode_gen.training import step as step_module
 from ncode_gen.training.loop import train
 from ncode_gen.training.phases import ModelPhase, RefinerPhase
@@ -80,7 +82,9 @@ KINDS = {"model": section("observation"), "refined": section("observation", kind
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batches", [(64, 16), (16, 64), (64, 100), (48, 7), (32, 256)])
-def test_another_batch_repeats_no_image_and_keeps_the_schedule(tmp_path, monkeypatch, batches, kind):
+def test_another_batch_repeats_no_image_and_keeps_the_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: Any, kind: Any
+) -> None:
     recipe, watch = recipe_of(epochs=2, observation=KINDS[kind]), Watch(monkeypatch)
     first, second = batches
     run_through(recipe, tmp_path, watch, [(2, first), (1, second)])
@@ -103,13 +107,15 @@ def test_another_batch_repeats_no_image_and_keeps_the_schedule(tmp_path, monkeyp
         assert second == N or rates[-1] < 0.3 * max(rates)
 
 
-def test_the_schedule_of_an_unchanged_run_is_as_it_was(tmp_path, monkeypatch):
+def test_the_schedule_of_an_unchanged_run_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     fit(recipe_of(epochs=2), tmp_path)
     assert watch.rates == [step_module.learning_rate(2e-3, 0.03, step, 8) for step in range(8)]
 
 
-def test_a_larger_training_set_begins_the_epoch_anew_and_says_so(tmp_path, monkeypatch, capsys):
+def test_a_larger_training_set_begins_the_epoch_anew_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, watch = recipe_of(epochs=2), Watch(monkeypatch)
     watch.stop_after = 1
     with pytest.raises(Interrupted):
@@ -122,14 +128,14 @@ def test_a_larger_training_set_begins_the_epoch_anew_and_says_so(tmp_path, monke
 
 
 @pytest.mark.parametrize(("before", "after"), [("float32", "fp16"), ("fp16", "float32"), ("float32", "bf16")])
-def test_another_precision_goes_on(tmp_path, before, after):
+def test_another_precision_goes_on(tmp_path: Path, before: str, after: str) -> None:
     fit(recipe_of(epochs=1, training={"precision": before}), tmp_path)
     fit(recipe_of(epochs=2, training={"precision": after}), tmp_path, resume=True)
     rows = rows_of(tmp_path)
     assert len(rows) == 2 and rows[1]["loss"] < rows[0]["loss"] and rows[1]["skipped"] <= 2
 
 
-def test_settings_of_the_optimiser_are_the_recipes(tmp_path):
+def test_settings_of_the_optimiser_are_the_recipes(tmp_path: Path) -> None:
     fit(recipe_of(epochs=1), tmp_path)
     recipe = recipe_of(epochs=2, training={"weight_decay": 0.25})
     start = Start(recipe, load_data(recipe.data), tmp_path, CPU, lambda: None, quiet=True, workers=ALONE)
@@ -156,7 +162,7 @@ def as_earlier(state):
     return {**head, **kept, "model": flat["trained"], "average": flat["average"], "progress": progress}
 
 
-def test_a_state_that_counts_batches_goes_on(tmp_path, monkeypatch):
+def test_a_state_that_counts_batches_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As earlier versions wrote it."""
     recipe = recipe_of(epochs=2)
     whole = fit(recipe, tmp_path / "whole").state_dict()
@@ -170,7 +176,7 @@ def test_a_state_that_counts_batches_goes_on(tmp_path, monkeypatch):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_losses_of_a_whole_batch_are_not_parted(tmp_path):
+def test_losses_of_a_whole_batch_are_not_parted(tmp_path: Path) -> None:
     for objective, prior in (
         (section("objective", kind="wae"), section("prior", kind="normal")),
         (section("objective", free_nats=2.0), section("prior")),
@@ -180,11 +186,8 @@ def test_losses_of_a_whole_batch_are_not_parted(tmp_path):
             recipe.check()
         whole = recipe_of(objective=objective, prior=prior)
 
-        class Two:
-            count, is_main, sharded, rank = 2, True, False, 0
-
         with pytest.raises(UserError, match="a loss of the whole batch, which 2 processes cannot share"):
-            train(whole, load_data(whole.data), tmp_path, device=CPU, quiet=True, workers=Two())
+            train(whole, load_data(whole.data), tmp_path, device=CPU, quiet=True, workers=Workers(count=2))
     one = with_batch(recipe_of(objective=section("objective", kind="wae"), prior=section("prior", kind="normal")), 1)
     with pytest.raises(UserError, match="needs at least 2, got 1"):
         fit(one, tmp_path)
@@ -213,7 +216,7 @@ def started(words, folder, processes, log):
 
 
 @pytest.mark.parametrize("kills", [int(os.environ.get("NCODE_KILLS", "1"))])
-def test_kills_with_changes_of_batch_and_processes_end_in_one_schedule(tmp_path, kills):
+def test_kills_with_changes_of_batch_and_processes_end_in_one_schedule(tmp_path: Path, kills: Any) -> None:
     """`NCODE_KILLS` says how many; what is killed has another batch and other processes when it goes on."""
     dice = torch.Generator().manual_seed(1)
     run, code, killed = tmp_path / "run", 1, 0

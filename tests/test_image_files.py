@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -39,18 +41,18 @@ def drawn(folder, arrays):
     ],
     ids=["bytes", "one of two", "float64", "float32", "pictures"],
 )
-def test_images_are_read_as_they_were(tmp_path, write):
+def test_images_are_read_as_they_were(tmp_path: Path, write: Any) -> None:
     pixels = read_images(write(tmp_path)).pixels
     assert pixels.dtype == torch.uint8 and torch.equal(pixels, torch.from_numpy(GREY).unsqueeze(1))
 
 
-def test_an_array_alone_is_read_too(tmp_path):
+def test_an_array_alone_is_read_too(tmp_path: Path) -> None:
     with (tmp_path / "a.npz").open("wb") as file:
         np.save(file, np.stack([GREY] * 3, -1))
     assert read_images(tmp_path / "a.npz").shape == (3, 4, 4)
 
 
-def test_grey_images_in_colour_are_taken_as_grey_where_grey_is_asked_for(tmp_path):
+def test_grey_images_in_colour_are_taken_as_grey_where_grey_is_asked_for(tmp_path: Path) -> None:
     found = read_images(drawn(tmp_path / "a", np.stack([GREY] * 3, -1)))
     assert found.shape == (3, 4, 4)
     assert torch.equal(fit_channels(found, 1).pixels, torch.from_numpy(GREY).unsqueeze(1))
@@ -90,7 +92,7 @@ def _spoiled(path):
 
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
-MEANT = {
+MEANT: dict[str, tuple[dict[str, Any], str | None]] = {
     "guided-diffusion": ({"arr_0": COLOUR, "arr_1": np.arange(5)}, "arr_0 is taken for the images, arr_1 is not used"),
     "labels of one-hot rows": ({"x": COLOUR, "y": np.eye(5)}, "x is taken for the images"),
     "a hair above one": ({"images": np.clip(COLOUR / 255, 0, 1) * (1 + 1e-6)}, "are clipped to [0, 1]"),
@@ -106,7 +108,7 @@ MEANT = {
 
 
 @pytest.mark.parametrize("name", MEANT)
-def test_what_is_meant_is_taken_with_a_note(tmp_path, name):
+def test_what_is_meant_is_taken_with_a_note(tmp_path: Path, name: Any) -> None:
     arrays, note = MEANT[name]
     found = read_images(saved(tmp_path / "a.npz", **arrays))
     difference = found.pixels.int() - torch.from_numpy(COLOUR).permute(0, 3, 1, 2).int()
@@ -114,7 +116,7 @@ def test_what_is_meant_is_taken_with_a_note(tmp_path, name):
     assert any(note in line for line in found.notes) if note else not found.notes
 
 
-def test_truth_values_are_black_and_white(tmp_path):
+def test_truth_values_are_black_and_white(tmp_path: Path) -> None:
     found = read_images(saved(tmp_path / "a.npz", images=COLOUR[..., 0] > 127))
     assert sorted(found.pixels.unique().tolist()) == [0, 255] and "truth values" in found.notes[0]
 
@@ -125,13 +127,15 @@ def _junk(path):
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_what_holds_no_images_is_refused_by_name(tmp_path, name):
+def test_what_holds_no_images_is_refused_by_name(tmp_path: Path, name: Any) -> None:
     write, told = MISTAKES[name]
     with pytest.raises(UserError, match=told):
         read_images(write(tmp_path))
 
 
-def test_images_of_any_generator_are_scored(tmp_path, monkeypatch, capsys):
+def test_images_of_any_generator_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     test = load_data(section("data", name="digits")).test
     np.savez("own.npz", images=test.pixels.permute(0, 2, 3, 1).numpy())
@@ -140,7 +144,7 @@ def test_images_of_any_generator_are_scored(tmp_path, monkeypatch, capsys):
     scores, protocol = found["scores"], found["protocol"]
     assert scores["fid"]["value"] == pytest.approx(0, abs=1e-6) and scores["coverage"]["value"] == 1
     assert protocol["n"] == protocol["images_held"] == protocol["test_images"] == len(test)
-    assert protocol["images_digest"] == images_digest(test)
+    assert protocol["images_digest"] == images_digest(cast(TensorImages, test))
     told = capsys.readouterr().out
     assert f"FID[digits-classifier, n={len(test)}, test]" in told and "own-evaluation.json" in told
     arguments = ["--data.name", "digits", "--n", "100", "--limit", "150", "--quiet", "--device", "cpu", "--out"]
@@ -151,7 +155,7 @@ def test_images_of_any_generator_are_scored(tmp_path, monkeypatch, capsys):
     assert few["scores"] != other["scores"] and few["protocol"]["warnings"]
 
 
-def test_images_of_another_shape_or_set_are_refused(tmp_path, monkeypatch):
+def test_images_of_another_shape_or_set_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", images=GREY)
     with pytest.raises(UserError, match=r"images of 4 x 4 x 1 .*, those of digits are 8 x 8 x 1"):
@@ -160,7 +164,9 @@ def test_images_of_another_shape_or_set_are_refused(tmp_path, monkeypatch):
         main(["a.npz"])
 
 
-def test_a_folder_of_pictures_is_scored_at_the_size_of_the_images(tmp_path, monkeypatch):
+def test_a_folder_of_pictures_is_scored_at_the_size_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     drawn(tmp_path / "pictures", random.integers(0, 256, (12, 20, 20, 3), np.uint8))
@@ -170,7 +176,7 @@ def test_a_folder_of_pictures_is_scored_at_the_size_of_the_images(tmp_path, monk
     assert json.loads((tmp_path / "made-evaluation.json").read_text())["protocol"]["n"] == 6
 
 
-def test_a_refined_model_is_scored_without_its_refiner_too(tmp_path, monkeypatch):
+def test_a_refined_model_is_scored_without_its_refiner_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refiner = section("observation", kind="refined", width=8, epochs=1)
     fit(recipe_of(epochs=1, observation=refiner), tmp_path / "run")
@@ -182,7 +188,7 @@ def test_a_refined_model_is_scored_without_its_refiner_too(tmp_path, monkeypatch
     assert found["without"]["protocol"]["refiner"] == "left out" and "refiner" not in found["with"]["protocol"]
 
 
-def test_the_digest_is_that_of_the_pixels():
+def test_the_digest_is_that_of_the_pixels() -> None:
     images = TensorImages(torch.from_numpy(GREY).unsqueeze(1))
     assert images_digest(images) == images_digest(TensorImages(images.pixels.clone()))
     assert images_digest(images) != images_digest(images.head(4))

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
 @pytest.mark.parametrize(
     "path", [path for name in SHAPES for path in sorted((MODELS / name).glob("*.toml"))], ids=lambda path: path.stem
 )
-def test_a_described_model_has_the_shapes_of_the_built_one(path):
+def test_a_described_model_has_the_shapes_of_the_built_one(path: Any) -> None:
     recipe, shape = Recipe.load(path), SHAPES[path.parent.name]
 
     def kinds(model):
@@ -27,7 +28,7 @@ def test_a_described_model_has_the_shapes_of_the_built_one(path):
     assert kinds(described) == kinds(build_model(recipe, shape))
 
 
-def test_no_compiler_is_imported_to_describe_a_model():
+def test_no_compiler_is_imported_to_describe_a_model() -> None:
     """It takes seconds, in every command that loads a model."""
     code = (
         "import sys; from ncode_gen import Recipe; from ncode_gen.distributions.describe import describe\n"

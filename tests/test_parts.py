@@ -1,4 +1,5 @@
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ def three_cores():
     torch.set_num_threads(before)
 
 
-def test_parts_are_done_in_order_without_gradients_and_leave_the_threads_as_they_were(three_cores):
+def test_parts_are_done_in_order_without_gradients_and_leave_the_threads_as_they_were(three_cores: Any) -> None:
     rows, weights = torch.randn(300, 4), torch.randn(300, 1)
     linear = torch.nn.Linear(4, 2)
     found = in_parts(lambda some, weight: weight * linear(some), rows, weights, batch=50)
@@ -22,7 +23,7 @@ def test_parts_are_done_in_order_without_gradients_and_leave_the_threads_as_they
     torch.testing.assert_close(found, weights * linear(rows))
 
 
-def test_each_core_does_a_part_of_its_own(three_cores):
+def test_each_core_does_a_part_of_its_own(three_cores: Any) -> None:
     openmp = torch.backends.openmp.is_available()  # without it the calling thread does all parts
     together = threading.Barrier(3 if openmp else 1, timeout=60)  # is passed only by so many at once
 
@@ -35,7 +36,7 @@ def test_each_core_does_a_part_of_its_own(three_cores):
     assert torch.get_num_threads() == 3
 
 
-def test_an_error_in_a_part_is_the_callers_and_leaves_the_threads_as_they_were(three_cores):
+def test_an_error_in_a_part_is_the_callers_and_leaves_the_threads_as_they_were(three_cores: Any) -> None:
     def fails(part):
         raise ValueError("wrong part")
 

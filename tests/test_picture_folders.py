@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from ncode_gen.data.sets import load_data
 from ncode_gen.data.splits import FileSplit, place_of, split_by_hash
 from ncode_gen.errors import UserError
 
-from .conftest import TINY
+from .conftest import TINY, Command
 
 
 def paint(path, value=0, side=8):
@@ -37,7 +39,7 @@ def recipe_of(folder, **options):
     return section("data", name="folder", root=str(folder), size=8, **options)
 
 
-def test_a_new_picture_moves_no_other(tmp_path):
+def test_a_new_picture_moves_no_other(tmp_path: Path) -> None:
     before = load_data(recipe_of(fill(tmp_path, 200))).files
     paint(tmp_path / "000a.png")
     after = load_data(recipe_of(tmp_path)).files
@@ -49,7 +51,7 @@ def test_a_new_picture_moves_no_other(tmp_path):
     assert set(without.test) == set(after.test) - {"100.png"}
 
 
-def test_the_split_is_by_the_relative_path_alone(tmp_path):
+def test_the_split_is_by_the_relative_path_alone(tmp_path: Path) -> None:
     fill(tmp_path / "a", 40)
     shutil.copytree(tmp_path / "a", tmp_path / "elsewhere" / "b")
     one, other = (load_data(recipe_of(tmp_path / name)).files for name in ("a", "elsewhere/b"))
@@ -59,7 +61,7 @@ def test_the_split_is_by_the_relative_path_alone(tmp_path):
     assert place_of("a.png", "test", 0) != place_of("a.png", "validation", 0)
 
 
-def test_no_part_is_empty_and_the_share_is_about_right():
+def test_no_part_is_empty_and_the_share_is_about_right() -> None:
     for count in (2, 3, 9):
         rest, held = split_by_hash([f"{i}.png" for i in range(count)], 0.0, "test", 0)
         assert len(held) == 1 and len(rest) == count - 1
@@ -70,7 +72,7 @@ def test_no_part_is_empty_and_the_share_is_about_right():
 
 
 @pytest.fixture(scope="module")
-def folder_run(tmp_path_factory, command):
+def folder_run(tmp_path_factory: pytest.TempPathFactory, command: Command):
     """A run of forty pictures, and its folder of pictures."""
     place = tmp_path_factory.mktemp("folder_run")
     fill(place / "pictures", 40)
@@ -82,7 +84,7 @@ def folder_run(tmp_path_factory, command):
     return place
 
 
-def copied(folder_run, tmp_path):
+def copied(folder_run, tmp_path: Path):
     shutil.copytree(folder_run, tmp_path / "place")
     return tmp_path / "place"
 
@@ -90,7 +92,7 @@ def copied(folder_run, tmp_path):
 SCORES = ("evaluate", "run", "--n", 20, "--particles", 2, "--features", "digits-classifier", "--quiet")
 
 
-def test_a_run_keeps_its_own_split_when_its_folder_changes(folder_run, tmp_path, command):
+def test_a_run_keeps_its_own_split_when_its_folder_changes(folder_run: Any, tmp_path: Path, command: Command) -> None:
     place = copied(folder_run, tmp_path)
     held = json.loads((place / "run" / "data.json").read_text())
     assert len(held["train"]) + len(held["validation"]) + len(held["test"]) == 40
@@ -109,7 +111,7 @@ def test_a_run_keeps_its_own_split_when_its_folder_changes(folder_run, tmp_path,
     assert json.loads((place / "run" / "data.json").read_text()) == held
 
 
-def test_a_run_whose_pictures_are_elsewhere_says_so(folder_run, tmp_path, command):
+def test_a_run_whose_pictures_are_elsewhere_says_so(folder_run: Any, tmp_path: Path, command: Command) -> None:
     place = copied(folder_run, tmp_path)
     fill(place / "others" / "deep", 9)
     done = command(*SCORES, "--data.root", "others", cwd=place)
@@ -119,14 +121,16 @@ def test_a_run_whose_pictures_are_elsewhere_says_so(folder_run, tmp_path, comman
     assert done.returncode == 0 and "warning" not in done.stderr
 
 
-def test_the_share_of_test_images_of_a_run_cannot_change(folder_run, tmp_path, command, trained):
+def test_the_share_of_test_images_of_a_run_cannot_change(
+    folder_run: Any, tmp_path: Path, command: Command, trained: Path
+) -> None:
     place = copied(folder_run, tmp_path)
     for run, key, value in (("run", "test", 0.5), ("run", "split_seed", 3), (trained, "validation", 0.3)):
         done = command("train", "--resume", run, f"--data.{key}", value, cwd=place)
         assert done.returncode == 2 and f"data.{key} of " in done.stderr and "train anew" in done.stderr
 
 
-def test_a_run_without_a_record_is_split_as_it_was_and_says_so(folder_run, tmp_path):
+def test_a_run_without_a_record_is_split_as_it_was_and_says_so(folder_run: Any, tmp_path: Path) -> None:
     place = copied(folder_run, tmp_path)
     paths = sorted((place / "pictures").iterdir())
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
@@ -136,7 +140,7 @@ def test_a_run_without_a_record_is_split_as_it_was_and_says_so(folder_run, tmp_p
     assert sorted(splits.files.test) == sorted(paths[i].name for i in order[:6])  # as version 0.1 held out 15 %
 
 
-def test_what_the_program_made_is_no_data(folder_run, tmp_path, command):
+def test_what_the_program_made_is_no_data(folder_run: Any, tmp_path: Path, command: Command) -> None:
     place = copied(folder_run, tmp_path)
     shutil.copytree(place / "run", place / "pictures" / "runs" / "one")
     shutil.copytree(place / "run" / "gallery", place / "pictures" / "gallery")
@@ -151,7 +155,7 @@ def test_what_the_program_made_is_no_data(folder_run, tmp_path, command):
     assert len(find_pictures(made, 1).paths) == 3  # and learnt from, where nothing else is there
 
 
-def test_hidden_files_and_caches_are_no_pictures(tmp_path):
+def test_hidden_files_and_caches_are_no_pictures(tmp_path: Path) -> None:
     fill(tmp_path, 4)
     for name in ("._000.png", ".hidden/a.png", "__MACOSX/a.png", "@eaDir/a.png", ".DS_Store/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -162,7 +166,7 @@ def test_hidden_files_and_caches_are_no_pictures(tmp_path):
     assert len(found.paths) == 4 and found.notes(tmp_path) == []
 
 
-def test_links_are_followed_once_and_never_in_circles(tmp_path):
+def test_links_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", 3)
     root = tmp_path / "root"
     fill(root / "own", 2)
@@ -187,13 +191,13 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path):
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 6
 
 
-def test_a_link_gives_no_picture_another_name(tmp_path):
+def test_a_link_gives_no_picture_another_name(tmp_path: Path) -> None:
     before = load_data(recipe_of(fill(tmp_path / "zoo" / "cats", 40).parent)).files
     (tmp_path / "zoo" / "a").symlink_to(tmp_path / "zoo" / "cats", target_is_directory=True)
     assert load_data(recipe_of(tmp_path / "zoo")).files == before
 
 
-def test_every_ending_that_pillow_reads_is_taken_and_the_rest_is_counted(tmp_path):
+def test_every_ending_that_pillow_reads_is_taken_and_the_rest_is_counted(tmp_path: Path) -> None:
     image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
     for ending in ("png", "JPG", "jpe", "jfif", "bmp", "tga", "ppm", "pbm", "pcx", "sgi", "qoi", "tiff", "webp", "ico",
                    "dib", "im", "icns", "dds", "jp2"):  # fmt: skip
@@ -224,7 +228,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("folders", SPLITS, ids=" ".join)
-def test_the_customary_names_of_splits_are_understood(tmp_path, folders):
+def test_the_customary_names_of_splits_are_understood(tmp_path: Path, folders: Any) -> None:
     for number, name in enumerate(folders):
         fill(tmp_path / name, 6 + number)
     splits = load_data(recipe_of(tmp_path))
@@ -237,7 +241,7 @@ def test_the_customary_names_of_splits_are_understood(tmp_path, folders):
         assert "those of val are used as such" in splits.notes[0]
 
 
-def test_half_a_split_and_two_of_one_kind_are_told(tmp_path):
+def test_half_a_split_and_two_of_one_kind_are_told(tmp_path: Path) -> None:
     fill(tmp_path / "train", 6)
     splits = load_data(recipe_of(tmp_path))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 6
@@ -249,7 +253,7 @@ def test_half_a_split_and_two_of_one_kind_are_told(tmp_path):
     assert split_folders(tmp_path / "test") == ({}, [])
 
 
-def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, 4)
     fill(tmp_path / "locked", 2)
     real = os.scandir

@@ -8,6 +8,8 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +102,7 @@ def try_pictures(folder, start, count):
     return refused
 
 
-def test_damaged_pictures_are_read_or_refused_by_name(tmp_path):
+def test_damaged_pictures_are_read_or_refused_by_name(tmp_path: Path) -> None:
     """In a process of its own, which a decoder in C might end."""
     script = (
         "import pathlib, sys; from tests.test_picture_fuzzing import try_pictures\n"
@@ -116,7 +118,7 @@ def test_damaged_pictures_are_read_or_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_picture_with_tags_is_read_or_refused_at_every_length(tmp_path, kind):
+def test_a_picture_with_tags_is_read_or_refused_at_every_length(tmp_path: Path, kind: str) -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
     buffer = io.BytesIO()
@@ -131,7 +133,7 @@ def test_a_picture_with_tags_is_read_or_refused_at_every_length(tmp_path, kind):
 
 
 @pytest.mark.parametrize("place", range(12))
-def test_broken_tags_leave_the_pixels(tmp_path, place):
+def test_broken_tags_leave_the_pixels(tmp_path: Path, place: Any) -> None:
     """A JPEG whose EXIF block is spoilt is a picture all the same."""
     tags = Image.Exif()
     tags[0x0112] = 3
@@ -144,7 +146,7 @@ def test_broken_tags_leave_the_pixels(tmp_path, place):
     assert abs(int(read_picture(path, 8)[0, 4, 4]) - 90) < 3
 
 
-def test_damaged_arrays_are_read_or_refused_by_name(tmp_path):
+def test_damaged_arrays_are_read_or_refused_by_name(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
     sources = []
     for values in (

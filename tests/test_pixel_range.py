@@ -1,5 +1,7 @@
 """Depth of pixels: one rule for a set, told once, and a key to set it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -39,14 +41,14 @@ def deep(path, values):
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_the_usual_depths_in_16_bits_are_as_bright_as_in_8(tmp_path, bits):
+def test_the_usual_depths_in_16_bits_are_as_bright_as_in_8(tmp_path: Path, bits: int) -> None:
     top = 2**bits - 1
     path = deep(tmp_path / "a.png", np.round(RAMP * top).astype(np.uint16))
     found = read_picture(path, 8, grey=True, pixels=set_range([path])[0])[0]
     assert (found.int() - torch.from_numpy(np.round(RAMP * 255)).int()).abs().max() <= 1
 
 
-def test_two_scans_keep_their_relation(tmp_path):
+def test_two_scans_keep_their_relation(tmp_path: Path) -> None:
     paths = [deep(tmp_path / f"{top}.png", np.full((8, 8), top, np.uint16)) for top in (250, 260)]
     pixels, told = set_range(paths)
     dark, bright = (int(read_picture(path, 8, grey=True, pixels=pixels).max()) for path in paths)
@@ -59,11 +61,13 @@ def test_two_scans_keep_their_relation(tmp_path):
     [(0, 1, 0, 1), (0, 1.01, 0, 1), (0.2, 0.4, 0, 1), (-1, 1, -1, 1), (-0.01, 1.0, 0, 1), (0, 255, 0, 255),
      (0, 255.5, 0, 1023), (0, 4095, 0, 4095), (0, 5.5, 0, 5.5), (0, 1e6, 0, 1e6)],
 )  # fmt: skip
-def test_floating_point_pictures_keep_their_grey(tmp_path, low, high, black, white):
+def test_floating_point_pictures_keep_their_grey(
+    tmp_path: Path, low: float, high: float, black: int, white: float
+) -> None:
     values = (low + RAMP * (high - low)).astype(np.float32)
     path = deep(tmp_path / "a.tif", values)
     pixels, told = set_range([path])
-    assert (pixels.black, pixels.white) == (black, pytest.approx(white))
+    assert pixels.black == black and pixels.white == pytest.approx(white)
     expected = np.clip(np.round(255 * (values.astype(np.float64) - black) / (white - black)), 0, 255)
     found = read_picture(path, 8, grey=True, pixels=pixels)[0]
     assert (found.int() - torch.from_numpy(expected).int()).abs().max() <= 1
@@ -71,7 +75,7 @@ def test_floating_point_pictures_keep_their_grey(tmp_path, low, high, black, whi
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_colours_of_16_bits_are_read_whole(tmp_path, channels):
+def test_colours_of_16_bits_are_read_whole(tmp_path: Path, channels: int) -> None:
     values = np.full((8, 8, channels), 2048, np.uint16)
     values[0, 0] = 4095
     if channels in (2, 4):
@@ -86,7 +90,7 @@ def test_colours_of_16_bits_are_read_whole(tmp_path, channels):
         assert read_picture(tmp_path / "a.png", 8, pixels=pixels)[:, 6, 4].tolist() == [255, 255, 255]
 
 
-def test_the_range_can_be_set_and_what_is_clipped_is_counted(tmp_path):
+def test_the_range_can_be_set_and_what_is_clipped_is_counted(tmp_path: Path) -> None:
     for i in range(6):
         deep(tmp_path / f"{i}.png", np.full((8, 8), 1000 + i, np.uint16))
     recipe = section("data", name="folder", root=str(tmp_path), size=8, grey=True, range=(0.0, 1003.0))
@@ -97,7 +101,7 @@ def test_the_range_can_be_set_and_what_is_clipped_is_counted(tmp_path):
     assert splits.files.pixels == PixelRange(0, 1003)
 
 
-def test_a_run_keeps_the_range_that_it_learnt_with(tmp_path):
+def test_a_run_keeps_the_range_that_it_learnt_with(tmp_path: Path) -> None:
     for i in range(6):
         deep(tmp_path / f"{i}.png", np.full((8, 8), 1000, np.uint16))
     recipe = section("data", name="folder", root=str(tmp_path), size=8, grey=True)
@@ -107,7 +111,7 @@ def test_a_run_keeps_the_range_that_it_learnt_with(tmp_path):
     assert torch.equal(before.test.pixels, after.test.pixels) and after.files.pixels == PixelRange(0, 1023)
 
 
-def test_pictures_of_8_bits_are_left_alone(tmp_path):
+def test_pictures_of_8_bits_are_left_alone(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8, 3), 20, np.uint8)).save(tmp_path / "a.png")
     deep(tmp_path / "b.png", np.full((8, 8), 4000, np.uint16))
     pixels, told = set_range([tmp_path / "a.png", tmp_path / "b.png"])
@@ -116,7 +120,7 @@ def test_pictures_of_8_bits_are_left_alone(tmp_path):
     assert set_range([tmp_path / "a.png"]) == (None, [])
 
 
-def test_samples_of_other_programs_follow_the_same_rule(tmp_path):
+def test_samples_of_other_programs_follow_the_same_rule(tmp_path: Path) -> None:
     for top in (250, 260):
         deep(tmp_path / f"{top}.png", np.full((8, 8), top, np.uint16))
     found = read_images(tmp_path)
@@ -124,7 +128,7 @@ def test_samples_of_other_programs_follow_the_same_rule(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["[1]", "[2, 1]", "[0, nan]", "[0, inf]", "[1, 1]", '"a"', '["a", "b"]', "3"])
-def test_another_range_is_refused(tmp_path, value):
+def test_another_range_is_refused(tmp_path: Path, value: str) -> None:
     file = tmp_path / "m.toml"
     file.write_text(f'[data]\nname = "folder"\nrange = {value}\n')
     with pytest.raises(UserError, match=r"data.range must be"):

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import re
 import shlex
+from typing import Any
 
 import pytest
 
@@ -15,13 +16,13 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = re.findall(r"^    (python -m ncode_gen\.\w+ [^#\n]*)", TEXT, re.MULTILINE)
 
 
-def test_the_python_examples_run():
+def test_the_python_examples_run() -> None:
     results = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
     assert results.attempted > 10 and results.failed == 0
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_the_commands_are_understood(line, monkeypatch):
+def test_the_commands_are_understood(line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     _, _, module, *arguments = shlex.split(line)
     command = importlib.import_module(module)
@@ -38,11 +39,11 @@ def test_the_commands_are_understood(line, monkeypatch):
         assert find_run(options.run).is_dir()
 
 
-def test_the_pictures_are_there():
+def test_the_pictures_are_there() -> None:
     for path in re.findall(r"!\[[^]]*\]\(([^)]*)\)", TEXT):
         assert (ROOT / path).is_file(), path
 
 
-def test_links_lead_somewhere():
+def test_links_lead_somewhere() -> None:
     for path in re.findall(r"[^!]\[[^]]*\]\(([^)#:]*)\)", TEXT):
         assert (ROOT / path).exists() or (ROOT / f"{path}.md").exists(), path

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from ncode_gen.config import Recipe, section
@@ -26,7 +27,7 @@ def context_of(kind):
     )  # fmt: skip
 
 
-def test_what_is_cached_is_what_would_be_found_anew(monkeypatch):
+def test_what_is_cached_is_what_would_be_found_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     context, given = context_of("autoencoder"), []
     known = cache_reconstructions(context)
     assert known[0].shape == (len(context.splits.train), 3) and known[1].dtype == torch.float16
@@ -41,13 +42,13 @@ def test_what_is_cached_is_what_would_be_found_anew(monkeypatch):
         torch.testing.assert_close(kept, anew, atol=1e-3, rtol=1e-3)
 
 
-def test_nothing_is_cached_of_random_latents_or_of_more_than_memory_is_for(monkeypatch):
+def test_nothing_is_cached_of_random_latents_or_of_more_than_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_reconstructions(context_of("elbo")) is None
     monkeypatch.setattr(phases, "IN_MEMORY", 1000)
     assert cache_reconstructions(context_of("autoencoder")) is None
 
 
-def test_the_scale_is_that_of_the_residual():
+def test_the_scale_is_that_of_the_residual() -> None:
     context = context_of("elbo")
     model, images = context.average, context.splits.train
     scale_refiner(model.observation.refiner, model, images, 0)

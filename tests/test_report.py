@@ -3,6 +3,8 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from ncode_gen.runs import main
 
 
 @pytest.fixture
-def copied(trained, tmp_path):
+def copied(trained, tmp_path: Path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
@@ -47,7 +49,7 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_training_ends_with_a_report_that_needs_nothing_else(trained):
+def test_training_ends_with_a_report_that_needs_nothing_else(trained: Path) -> None:
     text = (trained / "gallery" / "report.html").read_text()
     page = Page(text)
     assert all(source.startswith(("data:", "#")) for source in page.sources)
@@ -59,7 +61,7 @@ def test_training_ends_with_a_report_that_needs_nothing_else(trained):
     assert len(text) < 5 * 2**20
 
 
-def test_what_a_run_folder_says_cannot_write_into_the_page(copied):
+def test_what_a_run_folder_says_cannot_write_into_the_page(copied: Any) -> None:
     hostile = "<script>alert(1)</script>"
     write_record(copied / "environment.json", {"run": "x", "device": hostile, "command": f"train.py {hostile}"})
     (copied / "gallery" / f"{hostile.replace('/', '')}.png").write_bytes(b"\x89PNG")
@@ -70,7 +72,7 @@ def test_what_a_run_folder_says_cannot_write_into_the_page(copied):
     assert "script" not in page.tags and page.tags.count("img") == 7
 
 
-def test_charts_leave_out_what_cannot_be_drawn():
+def test_charts_leave_out_what_cannot_be_drawn() -> None:
     assert line_chart("a", {"x": [(0, float("nan"))]}, "epoch") is None
     (one,) = line_chart("a", {"x": [(1.0, 5.0)]}, "epoch")["lines"]
     assert one["points"] == [(58.0, 99.0, "x: 5 at epoch 1")]
@@ -78,7 +80,7 @@ def test_charts_leave_out_what_cannot_be_drawn():
     assert [bool(label) for _, _, label in many["points"]] == [False] + 19 * [True]
 
 
-def listed(capsys, *names):
+def listed(capsys: pytest.CaptureFixture[str], *names):
     try:
         main([*map(str, names)])
     finally:
@@ -86,7 +88,7 @@ def listed(capsys, *names):
     return told
 
 
-def test_runs_are_listed_with_their_state(copied, capsys):
+def test_runs_are_listed_with_their_state(copied: Any, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(copied, copied.parent / "again" / "other")
     other = copied.parent / "again" / "other"
     assert list(find_runs(str(copied.parent))) == [other, copied]
@@ -99,28 +101,32 @@ def test_runs_are_listed_with_their_state(copied, capsys):
     assert read_run(copied).progress == "finished"
 
 
-def test_scores_of_other_weights_are_not_shown(copied, capsys):
+def test_scores_of_other_weights_are_not_shown(copied: Any, capsys: pytest.CaptureFixture[str]) -> None:
     score = {"value": 1.5, "low": 1.0, "high": 2.0}
     write_record(copied / "evaluation.json", {"protocol": {"weights_digest": "0" * 16}, "scores": {"fid": score}})
     told = listed(capsys, copied)
     assert "scores other weights" in " ".join(told.split()) and "1.50" not in told
 
 
-def test_runs_side_by_side_show_what_differs_and_what_cannot_be_compared(capsys):
+def test_runs_side_by_side_show_what_differs_and_what_cannot_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
     told = listed(capsys, "mnist-ncode-open", "mnist-ncode-open-flow", "digits-ncode-open", "--compare")
     assert re.search(r"flow\.steps +4 +6 +4", told)
     assert re.search(r"nll_nats +82\.49 ± 0\.4 ", told)
     assert "not comparable: data is mnist" in " ".join(told.split()) and "training.batch" in told
 
 
-def test_a_folder_without_runs_is_named(tmp_path, monkeypatch, capsys):
+def test_a_folder_without_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["runs", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         run_command(main)
     assert stopped.value.code == 2 and f"there are no runs in {tmp_path}" in capsys.readouterr().err
 
 
-def test_a_name_without_a_run_is_told_after_the_others(copied, monkeypatch, capsys):
+def test_a_name_without_a_run_is_told_after_the_others(
+    copied: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["runs", "nowhere", str(copied.parent)])
     with pytest.raises(SystemExit) as stopped:
         run_command(main)

@@ -1,6 +1,8 @@
 import json
 import shutil
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +18,11 @@ from ncode_gen.runtime.files import write_atomically
 
 
 @pytest.fixture
-def copied(trained, tmp_path):
+def copied(trained, tmp_path: Path):
     return shutil.copytree(trained, tmp_path / "copy")
 
 
-def test_a_run_folder_explains_itself(trained):
+def test_a_run_folder_explains_itself(trained: Path) -> None:
     held = {path.name for path in trained.iterdir()}
     assert {"recipe.toml", "weights.safetensors", "metrics.jsonl", "environment.json", "state", "tensorboard"} <= held
     environment = json.loads((trained / "environment.json").read_text())
@@ -31,7 +33,7 @@ def test_a_run_folder_explains_itself(trained):
     assert any((trained / "tensorboard").iterdir())
 
 
-def test_the_folder_alone_is_enough(copied):
+def test_the_folder_alone_is_enough(copied: Any) -> None:
     for name in ("state", "tensorboard", "gallery"):
         shutil.rmtree(copied / name)
     model = ncode_gen.load(copied)
@@ -39,14 +41,14 @@ def test_the_folder_alone_is_enough(copied):
     assert model.sample(3).shape == (3, 1, 8, 8)
 
 
-def test_loading_gives_the_weights_that_were_saved(trained):
+def test_loading_gives_the_weights_that_were_saved(trained: Path) -> None:
     tensors = load_file(trained / "weights.safetensors")
     for key, value in load_run(trained).state_dict().items():
         assert torch.equal(value, tensors[key])
     assert len(weights_digest(trained)) == 16
 
 
-def test_a_recipe_of_another_version_is_read_without_its_idle_keys(copied):
+def test_a_recipe_of_another_version_is_read_without_its_idle_keys(copied: Any) -> None:
     path = copied / "recipe.toml"
     text = path.read_text()
     assert "hidden = 77" not in text  # the prior is a mixture
@@ -57,7 +59,7 @@ def test_a_recipe_of_another_version_is_read_without_its_idle_keys(copied):
         Recipe.load(path)
 
 
-def test_weights_rounded_to_half_precision_take_half_the_bytes(copied):
+def test_weights_rounded_to_half_precision_take_half_the_bytes(copied: Any) -> None:
     before, size = load_run(copied), (copied / "weights.safetensors").stat().st_size
     save_weights(copied, before, load_recipe(copied), 2, half=True)
     after = load_run(copied)
@@ -150,14 +152,14 @@ SPOILED = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), SPOILED.items(), ids=lambda value: getattr(value, "__name__", ""))
-def test_a_spoiled_run_is_refused_by_name(copied, spoil, message):
+def test_a_spoiled_run_is_refused_by_name(copied: Any, spoil: Any, message: Any) -> None:
     spoil(copied)
     with pytest.raises(UserError, match=message) as error:
         load_run(copied)
     assert str(copied) in str(error.value)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "held.txt"
     path.write_text("old")
 
@@ -170,7 +172,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path] and error.value.code == 1
 
 
-def test_devices_and_runs_that_do_not_exist_are_named():
+def test_devices_and_runs_that_do_not_exist_are_named() -> None:
     assert resolve_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(UserError, match="--device nonsense"):
         resolve_device("nonsense")
@@ -178,14 +180,14 @@ def test_devices_and_runs_that_do_not_exist_are_named():
         find_run("nowhere/at-all")
 
 
-def test_links_inside_a_run_folder_are_followed(copied):
+def test_links_inside_a_run_folder_are_followed(copied: Any) -> None:
     (copied / "weights.safetensors").rename(copied / "held")
     (copied / "weights.safetensors").symlink_to("held")
     load_run(copied)
 
 
 @pytest.fixture
-def cached(trained, tmp_path, monkeypatch):
+def cached(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The Hub's cache with the run someone/tiny in it, as the Hub lays it out, and no network."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
     repository = tmp_path / "hub" / "models--someone--tiny"
@@ -203,7 +205,9 @@ def cached(trained, tmp_path, monkeypatch):
     return snapshot
 
 
-def test_a_run_of_the_hub_is_loaded_from_its_cache_without_a_network(cached, trained, tmp_path, monkeypatch):
+def test_a_run_of_the_hub_is_loaded_from_its_cache_without_a_network(
+    cached: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     model = ncode_gen.load("someone/tiny")
     assert all(torch.equal(value, load_run(trained).state_dict()[key]) for key, value in model.state_dict().items())
@@ -213,13 +217,13 @@ def test_a_run_of_the_hub_is_loaded_from_its_cache_without_a_network(cached, tra
         ncode_gen.load("someone/tiny")
 
 
-def test_what_the_hub_does_not_hold_is_told(cached, tmp_path, monkeypatch):
+def test_what_the_hub_does_not_hold_is_told(cached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nor could it be fetched from the Hugging Face Hub"):
         ncode_gen.load("someone/other")
 
 
-def test_push_makes_a_repository_of_a_run(trained, monkeypatch):
+def test_push_makes_a_repository_of_a_run(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huggingface_hub = pytest.importorskip("huggingface_hub")
     calls = []
 
@@ -239,7 +243,7 @@ def test_push_makes_a_repository_of_a_run(trained, monkeypatch):
         push(trained, "tiny")
 
 
-def test_weights_written_before_a_key_existed_are_loaded(copied):
+def test_weights_written_before_a_key_existed_are_loaded(copied: Any) -> None:
     """A recipe in the header that lacks a key has its default, as a recipe in a file has."""
     path = copied / "weights.safetensors"
     older = "".join(line for line in (copied / "recipe.toml").open() if not line.startswith("augment ="))

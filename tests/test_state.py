@@ -3,6 +3,8 @@
 import random
 import signal
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_state_comes_back(tmp_path):
+def test_a_state_comes_back(tmp_path: Path) -> None:
     save_state(tmp_path, {"weights": torch.arange(3.0), "at": {"step": 7, "names": ["a", None]}})
     state = load_state(tmp_path)
     assert torch.equal(state["weights"], torch.arange(3.0)) and state["at"] == {"step": 7, "names": ["a", None]}
@@ -45,7 +47,7 @@ def test_a_state_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[:70] + bytes([b[70] ^ 1]) + b[71:], lambda b: b""])
-def test_a_damaged_state_is_told_and_the_one_before_is_used(tmp_path, spoil):
+def test_a_damaged_state_is_told_and_the_one_before_is_used(tmp_path: Path, spoil: Any) -> None:
     for step in (1, 2):
         save_state(tmp_path, {"step": step})
     path = tmp_path / STATE
@@ -58,13 +60,13 @@ def test_a_damaged_state_is_told_and_the_one_before_is_used(tmp_path, spoil):
         load_state(tmp_path)
 
 
-def test_a_kill_between_the_two_moves_leaves_the_state_before(tmp_path):
+def test_a_kill_between_the_two_moves_leaves_the_state_before(tmp_path: Path) -> None:
     save_state(tmp_path, {"step": 1})
     (tmp_path / STATE).rename(tmp_path / PREVIOUS)
     assert load_state(tmp_path)["step"] == 1
 
 
-def test_a_state_that_could_execute_code_is_refused(tmp_path, capsys):
+def test_a_state_that_could_execute_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Evil:
         def __reduce__(self):
             return (print, ("executed",))
@@ -75,7 +77,7 @@ def test_a_state_that_could_execute_code_is_refused(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
-def test_random_generators_go_on_where_they_were():
+def test_random_generators_go_on_where_they_were() -> None:
     def draws():
         return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.gauss(0, 1) for _ in range(3)]
 
@@ -86,7 +88,7 @@ def test_random_generators_go_on_where_they_were():
     assert draws() == first
 
 
-def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     left = tmp_path / "state" / ".training.pt.1.partial"
     with locked(tmp_path):
         with pytest.raises(UserError, match="another process is training"), locked(tmp_path):
@@ -105,7 +107,7 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
     ],
     ids=str,
 )
-def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
+def test_two_halves_are_a_whole_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: Any) -> None:
     recipe = recipe_of(epochs=4, **sections)
     whole = fit(recipe, tmp_path / "whole").state_dict()
     for step in (3, 6):  # in the middle of an epoch, twice
@@ -120,7 +122,9 @@ def test_two_halves_are_a_whole_bit_for_bit(tmp_path, monkeypatch, sections):
 
 
 @pytest.mark.parametrize("objective", ["elbo", "autoencoder"])
-def test_two_halves_of_a_refiner_are_a_whole_bit_for_bit(tmp_path, monkeypatch, objective):
+def test_two_halves_of_a_refiner_are_a_whole_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
     sections = {
         "objective": section("objective", kind=objective),
         "prior": section("prior", kind="mixture", components=2),
@@ -141,7 +145,7 @@ def test_two_halves_of_a_refiner_are_a_whole_bit_for_bit(tmp_path, monkeypatch, 
         assert cut == uncut and None not in cut
 
 
-def test_two_halves_of_a_prior_are_a_whole_bit_for_bit(tmp_path, monkeypatch):
+def test_two_halves_of_a_prior_are_a_whole_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = section("prior", kind="flow", components=2, hidden=8, layers=1, iterations=12)
     recipe = recipe_of(epochs=1, prior=prior)
     whole = fit(recipe, tmp_path / "whole").state_dict()
@@ -156,7 +160,7 @@ def test_two_halves_of_a_prior_are_a_whole_bit_for_bit(tmp_path, monkeypatch):
     assert same(whole, again)
 
 
-def test_training_leaves_the_random_generators_and_settings_alone(tmp_path):
+def test_training_leaves_the_random_generators_and_settings_alone(tmp_path: Path) -> None:
     torch.manual_seed(7)
     before, precision = random_states(), torch.get_float32_matmul_precision()
     fit(recipe_of(epochs=1), tmp_path)
@@ -166,7 +170,7 @@ def test_training_leaves_the_random_generators_and_settings_alone(tmp_path):
     assert torch.get_float32_matmul_precision() == precision
 
 
-def test_states_are_saved_in_long_epochs_too(tmp_path, monkeypatch):
+def test_states_are_saved_in_long_epochs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(Step, "__call__", interrupted_at(3, signal.SIGINT))
     with pytest.raises(Interrupted) as stopped:
@@ -177,7 +181,7 @@ def test_states_are_saved_in_long_epochs_too(tmp_path, monkeypatch):
     assert load_state(tmp_path)["phases"]["model"]["progress"]["batches"] == 2
 
 
-def test_a_second_signal_does_not_wait_for_the_step(tmp_path, monkeypatch):
+def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def twice(self, *inputs):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -187,14 +191,14 @@ def test_a_second_signal_does_not_wait_for_the_step(tmp_path, monkeypatch):
         fit(recipe_of(), tmp_path)
 
 
-def test_training_in_a_thread_leaves_signals_alone(tmp_path):
+def test_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
     thread = threading.Thread(target=fit, args=(recipe_of(epochs=1), tmp_path))
     thread.start()
     thread.join()
     assert (tmp_path / "weights.safetensors").exists()
 
 
-def test_a_run_without_a_state_starts_from_the_beginning(tmp_path, capsys):
+def test_a_run_without_a_state_starts_from_the_beginning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = fit(recipe_of(), tmp_path / "whole").state_dict()
     again = fit(recipe_of(), tmp_path / "new", resume=True).state_dict()
     assert same(whole, again)

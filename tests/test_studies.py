@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,9 @@ from .test_faults import results_of
 from .test_trainer import fit, recipe_of
 
 
-def test_a_refined_model_that_begins_with_its_autoencoder_is_the_one_trained_whole(monkeypatch, tmp_path):
+def test_a_refined_model_that_begins_with_its_autoencoder_is_the_one_trained_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from generation import begin_with
 
@@ -39,7 +43,7 @@ def test_a_refined_model_that_begins_with_its_autoencoder_is_the_one_trained_who
 
 
 @pytest.fixture
-def generation_table(monkeypatch):
+def generation_table(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     sys.modules.pop("generation_table", None)
     import generation_table
@@ -54,7 +58,7 @@ def cell(folder, name, model, prior, seed, fid, **more):
     (folder / f"{name}.json").write_text(json.dumps(common | {"model": model, "prior": prior, "seed": seed} | more))
 
 
-def test_the_table_puts_seeds_together_and_the_best_first(generation_table, tmp_path):
+def test_the_table_puts_seeds_together_and_the_best_first(generation_table: Any, tmp_path: Path) -> None:
     cell(tmp_path, "a-0", "a", "flow", 0, 5.0, fid_by_nfe={"4": 9.0, "8": 6.0})
     cell(tmp_path, "a-1", "a", "flow", 1, 7.0)
     cell(tmp_path, "a-d9-0", "a", "flow", 0, 8.0, dim=9)
@@ -72,7 +76,7 @@ def test_the_table_puts_seeds_together_and_the_best_first(generation_table, tmp_
     assert "FID and KID[mnist-classifier, n=100, test]" in text
 
 
-def test_rows_are_compared_seed_by_seed(generation_table, tmp_path):
+def test_rows_are_compared_seed_by_seed(generation_table: Any, tmp_path: Path) -> None:
     # Seeds differ by much more than the decoders do; only seeds that both have count.
     for seed, fid in ((0, 1.0), (1, 21.0), (2, 50.0)):
         cell(tmp_path, f"n-{seed}", "ncode-decoder", "flow", seed, fid)
@@ -87,7 +91,7 @@ def test_rows_are_compared_seed_by_seed(generation_table, tmp_path):
     assert text.count("\n| FID | ") == 2 and "\n| distortion | " not in text
 
 
-def test_the_table_marks_rows_of_unknown_commits(generation_table, tmp_path):
+def test_the_table_marks_rows_of_unknown_commits(generation_table: Any, tmp_path: Path) -> None:
     cell(tmp_path, "a-0", "a", "flow", 0, 5.0)
     old = json.loads((tmp_path / "a-0.json").read_text()) | {"seed": 1}
     del old["commit"]
@@ -96,7 +100,7 @@ def test_the_table_marks_rows_of_unknown_commits(generation_table, tmp_path):
     assert "| a † | 8 | flow |" in generation_table.short_table("mnist", tmp_path)
 
 
-def test_the_table_says_where_a_model_was_trained(generation_table, tmp_path):
+def test_the_table_says_where_a_model_was_trained(generation_table: Any, tmp_path: Path) -> None:
     for device in ("cpu", "NVIDIA H200"):
         cell(tmp_path, device, device, "flow", 0, 5.0, training_seconds=12.3, parameters=1, epochs=2, device=device)
     text = generation_table.table("mnist", tmp_path)
@@ -104,7 +108,9 @@ def test_the_table_says_where_a_model_was_trained(generation_table, tmp_path):
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
-def test_draws_of_a_model_are_scored_beside_parts_of_its_training_images(monkeypatch, has_bf16):
+def test_draws_of_a_model_are_scored_beside_parts_of_its_training_images(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     import draws
     from draws import scored, table
@@ -120,7 +126,7 @@ def test_draws_of_a_model_are_scored_beside_parts_of_its_training_images(monkeyp
         assert found["draws_bf16"] == pytest.approx(found["draws"], abs=1.0) and found["draws_bf16"] != found["draws"]
 
 
-def test_devices_are_shown_with_what_was_measured_on_them(monkeypatch):
+def test_devices_are_shown_with_what_was_measured_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from devices import table
 
@@ -131,7 +137,7 @@ def test_devices_are_shown_with_what_was_measured_on_them(monkeypatch):
     assert text.count("| cpu | 3.00 |") == 1 and text.count("| cpu | 2.0 |") == 1
 
 
-def test_times_of_sampling_are_shown_without_imports_and_as_ratios(monkeypatch):
+def test_times_of_sampling_are_shown_without_imports_and_as_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from sampling import table
 
@@ -146,7 +152,7 @@ def test_times_of_sampling_are_shown_without_imports_and_as_ratios(monkeypatch):
     )
 
 
-def test_a_device_is_measured_part_by_part(monkeypatch):
+def test_a_device_is_measured_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     import devices
 
@@ -159,7 +165,7 @@ def test_a_device_is_measured_part_by_part(monkeypatch):
     assert all(spent["plain"] > 0 for spent in found["steps"].values()) and found["sampling"]["digits-ncode-open"] >= 0
 
 
-def test_recipes_say_what_the_studies_measured_of_them(monkeypatch):
+def test_recipes_say_what_the_studies_measured_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     import publish
 
@@ -174,14 +180,16 @@ def test_recipes_say_what_the_studies_measured_of_them(monkeypatch):
 @pytest.mark.parametrize(
     "folder", sorted((ROOT / "checkpoints").glob("*/recipe.toml")), ids=lambda path: path.parent.name
 )
-def test_a_shipped_model_is_whole(folder):
+def test_a_shipped_model_is_whole(folder: Any) -> None:
     record = read_run(folder.parent)
     assert record.notices == () and record.progress == "finished" and record.scores
     names = {"mnist-classifier", "fashion-classifier", "digits-classifier"}
     assert record.protocol["features"]["name"] in names and not record.protocol["warnings"]
 
 
-def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(monkeypatch, tmp_path):
+def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from ship import record_evaluation
 
@@ -198,7 +206,7 @@ def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(mo
     assert "checkpoints/digits-ncode-open --n 10000" in told and told.endswith("--features inception --no-refine")
 
 
-def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch, tmp_path):
+def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     import ship
 
@@ -222,17 +230,17 @@ def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch, tmp_path):
         ship.main()
 
 
-def test_without_cells_the_table_says_so(generation_table, tmp_path):
+def test_without_cells_the_table_says_so(generation_table: Any, tmp_path: Path) -> None:
     assert "No cell is finished" in generation_table.table("mnist", tmp_path)
 
 
-def test_a_contact_sheet_holds_the_pictures_in_rows(generation_table, tmp_path):
+def test_a_contact_sheet_holds_the_pictures_in_rows(generation_table: Any, tmp_path: Path) -> None:
     images = torch.rand(5, 1, 4, 6)
     generation_table.contact_sheet(images, tmp_path / "new" / "sheet.png", columns=3)
     assert Image.open(tmp_path / "new" / "sheet.png").size == (18, 8)
 
 
-def test_readme_shows_what_the_results_say(monkeypatch):
+def test_readme_shows_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from headline import headlines, shipped
 
@@ -241,7 +249,7 @@ def test_readme_shows_what_the_results_say(monkeypatch):
     assert shipped(ROOT / "checkpoints") in text, "run python eval/publish.py"
 
 
-def test_the_pages_of_results_are_those_of_the_cells(generation_table, monkeypatch):
+def test_the_pages_of_results_are_those_of_the_cells(generation_table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     from publish import page
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from ncode_gen.runtime.paths import user_path
 from ncode_gen.runtime.seeding import folded, seeded
 from ncode_gen.runtime.signals import handle_signals, stop_signals
 
-from .conftest import TINY
+from .conftest import TINY, Command
 from .test_trainer import fit, recipe_of
 
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def git(*words, cwd):
     subprocess.run(["git", *identity, *words], cwd=cwd, check=True, capture_output=True)
 
 
-def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path):
+def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path: Path) -> None:
     """Installed into an environment that is kept inside a project of the user's, with or without its files in git."""
     (tmp_path / "env").mkdir()
     shutil.copytree(PACKAGE, tmp_path / "env" / "ncode_gen", ignore=shutil.ignore_patterns("__pycache__"))
@@ -75,7 +76,7 @@ def test_the_commit_of_somebody_elses_repository_is_not_ours(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["absent", "broken", "hangs", "not text"])
-def test_git_is_never_needed(monkeypatch, tmp_path, wrong):
+def test_git_is_never_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: str) -> None:
     def answer(command, **options):
         if wrong == "absent":
             raise FileNotFoundError("git")
@@ -89,7 +90,7 @@ def test_git_is_never_needed(monkeypatch, tmp_path, wrong):
     assert describe_environment(CPU, 0)["commit"] is None
 
 
-def test_packages_without_metadata_and_a_removed_folder_are_no_matter(monkeypatch):
+def test_packages_without_metadata_and_a_removed_folder_are_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name):
         raise run.metadata.PackageNotFoundError(name)
 
@@ -105,7 +106,7 @@ def test_packages_without_metadata_and_a_removed_folder_are_no_matter(monkeypatc
 # Optional parts
 
 
-def test_settings_of_matplotlib_that_cannot_be_met_are_left_aside(trained, tmp_path):
+def test_settings_of_matplotlib_that_cannot_be_met_are_left_aside(trained: Path, tmp_path: Path) -> None:
     """An unknown backend, a LaTeX and a font that nobody has."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: A Font Nobody Has\n")
     done = child(None, "-m", "ncode_gen.gallery", trained, "--out", "g", cwd=tmp_path, MPLBACKEND="nonsense")
@@ -114,7 +115,9 @@ def test_settings_of_matplotlib_that_cannot_be_met_are_left_aside(trained, tmp_p
 
 
 @pytest.mark.parametrize("error", [RuntimeError("protobuf"), TypeError("descriptors"), ImportError("no tensorboard")])
-def test_tensorboard_may_raise_anything(tmp_path, monkeypatch, capsys, error):
+def test_tensorboard_may_raise_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Any
+) -> None:
     from ncode_gen.training import reporter as progress
 
     def broken(*arguments):
@@ -127,7 +130,9 @@ def test_tensorboard_may_raise_anything(tmp_path, monkeypatch, capsys, error):
     assert (tmp_path / "weights.safetensors").exists()
 
 
-def test_a_gallery_that_cannot_be_drawn_does_not_lose_the_training(tmp_path, monkeypatch, command):
+def test_a_gallery_that_cannot_be_drawn_does_not_lose_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
     from ncode_gen import figures
 
     def broken(*arguments, **options):
@@ -149,7 +154,7 @@ print(NCODE(2)(torch.ones(3, 2)).state.shape, load("shallow") is not None)
 
 
 @pytest.fixture
-def compiler(tmp_path):
+def compiler(tmp_path: Path):
     """A compiler that takes no time: what it writes is always the same."""
     script = tmp_path / "compiler"
     script.write_text('#!/bin/sh\nfor last; do :; done\n[ "$1" = --version ] && echo 1 || echo a library > "$last"\n')
@@ -158,7 +163,9 @@ def compiler(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["none", "cut", "empty", "text", "no digest", "other digest", "no library"])
-def test_a_damaged_compiled_library_is_compiled_anew(tmp_path, monkeypatch, compiler, damage):
+def test_a_damaged_compiled_library_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: Any, damage: str
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = tmp_path / "x.cpp"
     source.write_text("int main;")
@@ -178,7 +185,9 @@ def test_a_damaged_compiled_library_is_compiled_anew(tmp_path, monkeypatch, comp
     assert (library.stat().st_mtime_ns == written) == (damage == "none")
 
 
-def test_a_library_that_is_cut_in_half_does_not_end_the_process(tmp_path, monkeypatch):
+def test_a_library_that_is_cut_in_half_does_not_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library = build._built("c++", Path(build.__file__).with_name("shallow.cpp"))
     library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
@@ -191,7 +200,7 @@ def test_a_library_that_is_cut_in_half_does_not_end_the_process(tmp_path, monkey
     [{"CXX": "no-such-compiler"}, {"CXX": "echo"}, {"XDG_CACHE_HOME": "/proc/none"}],
     ids=str,
 )  # fmt: skip
-def test_without_a_compiler_or_a_cache_flows_are_solved_in_torch(tmp_path, settings):
+def test_without_a_compiler_or_a_cache_flows_are_solved_in_torch(tmp_path: Path, settings: Any) -> None:
     if "XDG_CACHE_HOME" not in settings:
         settings = {**settings, "XDG_CACHE_HOME": str(tmp_path)}
     done = child(USE, cwd=tmp_path, **settings)
@@ -199,7 +208,7 @@ def test_without_a_compiler_or_a_cache_flows_are_solved_in_torch(tmp_path, setti
     assert "torch.Size([3, 2])" in done.stdout and "Traceback" not in done.stderr
 
 
-def test_a_user_without_a_home_has_a_cache(monkeypatch):
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown():
         raise RuntimeError("Could not determine home directory.")
 
@@ -211,7 +220,7 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
 # Draws
 
 
-def test_a_draw_replaces_an_earlier_larger_one(trained, tmp_path, command):
+def test_a_draw_replaces_an_earlier_larger_one(trained: Path, tmp_path: Path, command: Command) -> None:
     for count in (120, 9):
         done = command("sample", trained, "--n", count, "--out", "drawn/", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -221,7 +230,7 @@ def test_a_draw_replaces_an_earlier_larger_one(trained, tmp_path, command):
     assert json.loads((tmp_path / "drawn-evaluation.json").read_text())["protocol"]["images_held"] == 9
 
 
-def test_a_draw_does_not_mix_with_other_pictures(trained, tmp_path, command):
+def test_a_draw_does_not_mix_with_other_pictures(trained: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "mine" / "deep").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "mine" / "deep" / "0.png")
     for place in ("mine", "mine/deep"):
@@ -234,7 +243,7 @@ def test_a_draw_does_not_mix_with_other_pictures(trained, tmp_path, command):
     assert (tmp_path / "notes" / "notes.txt").exists()
 
 
-def test_a_gallery_keeps_no_figure_of_an_earlier_model(trained, tmp_path, command):
+def test_a_gallery_keeps_no_figure_of_an_earlier_model(trained: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "g").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "g" / "refiner-trajectory.png")
     assert command("gallery", trained, "--out", "g", "--quiet", cwd=tmp_path).returncode == 0
@@ -259,7 +268,7 @@ def small(folder, *more):
 SCORED = ("evaluate", "r", "--n", 20, "--particles", 2, "--features", "digits-classifier")
 
 
-def test_too_few_pictures_for_the_prior_are_told_before_the_first_step(tmp_path, command):
+def test_too_few_pictures_for_the_prior_are_told_before_the_first_step(tmp_path: Path, command: Command) -> None:
     grey(tmp_path / "p", 8)
     for kind in ("mixture", "flow"):
         done = command(*small("p", "--prior.kind", kind, "--prior.components", 10), cwd=tmp_path)
@@ -271,7 +280,7 @@ def test_too_few_pictures_for_the_prior_are_told_before_the_first_step(tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["one test picture", "identical", "two", "four"])
-def test_what_is_undefined_is_left_out_with_its_reason(tmp_path, command, kind):
+def test_what_is_undefined_is_left_out_with_its_reason(tmp_path: Path, command: Command, kind: str) -> None:
     if kind in ("one test picture", "two"):
         grey(tmp_path / "p" / "train", 20)
         grey(tmp_path / "p" / "test", 1 if kind == "one test picture" else 2)
@@ -291,7 +300,7 @@ def test_what_is_undefined_is_left_out_with_its_reason(tmp_path, command, kind):
         assert "interpolation: undefined" in " ".join(done.stdout.split())
 
 
-def test_priors_fit_identical_and_few_latents():
+def test_priors_fit_identical_and_few_latents() -> None:
     for prior in (GaussianMixture(3, 0), GaussianMixture(3, 2), FlowPrior(3, hidden=8, iterations=3)):
         prior.fit(torch.ones(5, 3))
         assert bool(prior.sample(4).isfinite().all())
@@ -301,7 +310,7 @@ def test_priors_fit_identical_and_few_latents():
 
 
 @pytest.mark.parametrize("seed", [1_732_771_234_567_890_123_456, -1, 2**63])
-def test_any_whole_number_is_a_seed(trained, tmp_path, command, seed):
+def test_any_whole_number_is_a_seed(trained: Path, tmp_path: Path, command: Command, seed: Any) -> None:
     for name in ("a", "b"):
         done = command("sample", trained, "--n", 3, "--seed", seed, "--out", f"{name}.npz", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -314,7 +323,7 @@ def test_any_whole_number_is_a_seed(trained, tmp_path, command, seed):
     assert json.loads((tmp_path / "e.json").read_text())["protocol"]["seed"] == seed
 
 
-def test_seeds_of_a_recipe_may_be_time_stamps(tmp_path):
+def test_seeds_of_a_recipe_may_be_time_stamps(tmp_path: Path) -> None:
     fit(Recipe(**{**vars(recipe_of(epochs=1)), "seed": 1_732_771_234_567_890_123}), tmp_path)
     assert (tmp_path / "weights.safetensors").exists()
     assert len({folded(seed) for seed in (-1, -2, 2**63, 2**64, 2**100)}) == 5
@@ -325,7 +334,7 @@ def test_seeds_of_a_recipe_may_be_time_stamps(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run[bold] [1]", "run[/red]", "a:smile:é"])
-def test_names_are_printed_as_they_are(trained, tmp_path, command, name):
+def test_names_are_printed_as_they_are(trained: Path, tmp_path: Path, command: Command, name: str) -> None:
     folder = tmp_path / name
     if "/" in name:
         folder.parent.mkdir()
@@ -343,14 +352,16 @@ def test_names_are_printed_as_they_are(trained, tmp_path, command, name):
     assert "none[bold]" in done.stderr
 
 
-def test_a_home_folder_may_be_written_as_a_tilde(trained, tmp_path, command, monkeypatch):
+def test_a_home_folder_may_be_written_as_a_tilde(
+    trained: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(trained, tmp_path / "run")
     grey(tmp_path / "p", 8)
     (tmp_path / "m.toml").write_text('[data]\nname = "folder"\nroot = "~/p"\nsize = 8\n[prior]\ncomponents = 1\n')
     place = tmp_path / "place"
     place.mkdir()
-    words = [*TINY, "--training.epochs", 1, "--quiet"]
+    words: list[Any] = [*TINY, "--training.epochs", 1, "--quiet"]
     for arguments in (
         ("sample", "~/run", "--n", 2, "--out=~/a.png"),
         ("sample", "~/run", "--n", 2, "--out=~/drawn/"),
@@ -362,7 +373,7 @@ def test_a_home_folder_may_be_written_as_a_tilde(trained, tmp_path, command, mon
          "--out", "~/other"),
         ("train", "--resume=~/other", "--quiet"),
     ):  # fmt: skip
-        done = command(*arguments, cwd=place)
+        done = command(str(arguments[0]), *arguments[1:], cwd=place)
         assert done.returncode == 0, (arguments, done.stderr)
     assert list(place.iterdir()) == []
     assert {"a.png", "drawn", "g", "e.json", "folder", "other"} <= {path.name for path in tmp_path.iterdir()}
@@ -370,7 +381,7 @@ def test_a_home_folder_may_be_written_as_a_tilde(trained, tmp_path, command, mon
         user_path("~nobody-has-this-name/x")
 
 
-def test_a_recipe_may_begin_with_a_byte_order_mark_and_must_be_utf8(tmp_path):
+def test_a_recipe_may_begin_with_a_byte_order_mark_and_must_be_utf8(tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     path.write_bytes(b'\xef\xbb\xbfname = "marked"\r\n[training]\r\nepochs = 3\r\n')
     assert Recipe.load(path).name == "marked" and Recipe.load(path).training.epochs == 3
@@ -380,7 +391,7 @@ def test_a_recipe_may_begin_with_a_byte_order_mark_and_must_be_utf8(tmp_path):
             Recipe.load(path)
 
 
-def test_a_terminal_without_letters_gets_all_that_was_written(trained, tmp_path):
+def test_a_terminal_without_letters_gets_all_that_was_written(trained: Path, tmp_path: Path) -> None:
     ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     shutil.copytree(trained, tmp_path / "läuft→")
     for words in (("sample", "läuft→", "--n", 2, "--out", "bild→.png"), ("sample", "nicht→da")):
@@ -389,7 +400,7 @@ def test_a_terminal_without_letters_gets_all_that_was_written(trained, tmp_path)
     assert (tmp_path / "bild→.png").exists()
 
 
-def test_names_that_are_no_text_are_data_but_no_run_folder(trained, tmp_path, command):
+def test_names_that_are_no_text_are_data_but_no_run_folder(trained: Path, tmp_path: Path, command: Command) -> None:
     grey(tmp_path / "p", 8)
     for path in list((tmp_path / "p").iterdir()):
         os.rename(path, os.fsencode(tmp_path / "p") + b"/\xff" + os.fsencode(path.name))
@@ -420,7 +431,9 @@ class Refusing:
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EACCES])
 @pytest.mark.parametrize("refused", [("chmod", "fsync"), ("replace",), ("chmod", "fsync", "replace")], ids="+".join)
-def test_simple_file_systems_are_written_all_the_same(tmp_path, monkeypatch, number, refused):
+def test_simple_file_systems_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: Any, refused: Any
+) -> None:
     if number == errno.EXDEV and refused != ("replace",):
         pytest.skip("only a move crosses devices")
     path, kept = tmp_path / "a.txt", tmp_path / "b.txt"
@@ -431,7 +444,7 @@ def test_simple_file_systems_are_written_all_the_same(tmp_path, monkeypatch, num
     assert sorted(place.name for place in tmp_path.iterdir()) == ["a.txt", "b.txt"]
 
 
-def test_a_full_disk_is_still_an_error_there(tmp_path, monkeypatch):
+def test_a_full_disk_is_still_an_error_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
     Refusing(monkeypatch, errno.ENOSPC, ("fsync",))
@@ -440,7 +453,7 @@ def test_a_full_disk_is_still_an_error_there(tmp_path, monkeypatch):
     assert path.read_text() == "before"
 
 
-def test_a_copy_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_copy_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
     Refusing(monkeypatch, errno.EXDEV, ("replace",))
@@ -458,7 +471,7 @@ def test_a_copy_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "before" and [place.name for place in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_training_works_on_such_a_file_system(tmp_path, monkeypatch):
+def test_training_works_on_such_a_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Refusing(monkeypatch, errno.EPERM, ("chmod", "fsync", "replace"))
     fit(recipe_of(epochs=1), tmp_path / "r")
     assert load_state(tmp_path / "r")["phases"]["model"]["progress"]["epoch"] == 1
@@ -469,7 +482,7 @@ def test_training_works_on_such_a_file_system(tmp_path, monkeypatch):
 # Signals of clusters
 
 
-def test_a_signal_that_warns_saves_and_says_how_to_go_on(tmp_path):
+def test_a_signal_that_warns_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = [*TINY, "--training.epochs", "100000", "--training.compile", "off", "--out", "r"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ncode_gen.train", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -484,14 +497,14 @@ def test_a_signal_that_warns_saves_and_says_how_to_go_on(tmp_path):
     assert load_state(tmp_path / "r")["phases"]["model"]["progress"]["epoch"] > 0
 
 
-def test_repeated_warnings_do_not_break_the_saving_off():
+def test_repeated_warnings_do_not_break_the_saving_off() -> None:
     with handle_signals() as stop:
         for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR2):
             signal.raise_signal(number)
         assert stop.number == signal.SIGUSR2
 
 
-def test_what_nohup_ignores_stays_ignored():
+def test_what_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert signal.SIGHUP not in stop_signals()
@@ -502,7 +515,7 @@ def test_what_nohup_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_one_command_begins_and_goes_on(tmp_path, command):
+def test_one_command_begins_and_goes_on(tmp_path: Path, command: Command) -> None:
     """As a job that is queued again: the same words, whatever is there."""
     (tmp_path / "m.toml").write_text("[training]\nepochs = 1\n")
     words = ("train", "m.toml", *TINY[4:], "--resume", "runs/job", "--quiet")
@@ -520,7 +533,7 @@ def test_one_command_begins_and_goes_on(tmp_path, command):
     assert done.returncode == 0 and "starts from the beginning" in " ".join(done.stderr.split())
 
 
-def test_an_error_with_a_line_break_in_a_name_stays_one_line(capsys):
+def test_an_error_with_a_line_break_in_a_name_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def main(argv):
         raise UserError("there is no file a\nb")
 

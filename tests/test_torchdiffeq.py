@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from ncode_gen.solvers import SolveOptions, solve
 
-from .conftest import TINY
+from .conftest import TINY, Command
 
 SCRIPT = """
 import sys, tempfile, warnings
@@ -47,7 +48,7 @@ print(len(found), "methods")
 
 
 @pytest.mark.parametrize("imported", ["first", "last"])
-def test_every_method_trains_loads_and_scores(imported, tmp_path):
+def test_every_method_trains_loads_and_scores(imported: str, tmp_path: Path) -> None:
     from ncode_gen.solvers.options import library_solvers
 
     done = subprocess.run(
@@ -58,7 +59,7 @@ def test_every_method_trains_loads_and_scores(imported, tmp_path):
     assert done.stdout.split() == [str(len(library_solvers())), "methods"]
 
 
-def test_the_commands_take_an_adaptive_method(tmp_path, command):
+def test_the_commands_take_an_adaptive_method(tmp_path: Path, command: Command) -> None:
     tiny = [word for word, before in zip(TINY, ["", *TINY], strict=False) if "--flow.steps" not in (word, before)]
     chosen = ("--flow.method", "torchdiffeq:dopri5", "--data.limit", 256, "--out", "r")
     done = command("train", *tiny, *chosen, cwd=tmp_path)
@@ -69,7 +70,7 @@ def test_the_commands_take_an_adaptive_method(tmp_path, command):
 
 
 @pytest.mark.parametrize("mode", ["meta", "inference"])
-def test_a_first_use_under_any_mode_leaves_the_library_whole(mode, tmp_path):
+def test_a_first_use_under_any_mode_leaves_the_library_whole(mode: str, tmp_path: Path) -> None:
     """What it computes at import stays for the process."""
     script = {
         "meta": "with torch.device('meta'):\n    NCODE(2, method='torchdiffeq:dopri5')",
@@ -87,7 +88,7 @@ def test_a_first_use_under_any_mode_leaves_the_library_whole(mode, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_step_that_underflows_loses_the_samples_not_the_run():
+def test_a_step_that_underflows_loses_the_samples_not_the_run() -> None:
     found = solve(
         lambda t, s: (s[0] * torch.nan,), (torch.ones(2),), [0.0, 1.0], SolveOptions(method="torchdiffeq:dopri5")
     )

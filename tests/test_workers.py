@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from ncode_gen.runfolder.state import load_state
 
-from .conftest import TINY
+from .conftest import TINY, Command
 
 WORKER = """
 import json, sys
@@ -43,7 +44,7 @@ SEEDED = [*TINY, "--training.epochs", "3", "--training.batch", "64", "--device",
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory: pytest.TempPathFactory):
     """The same recipe trained by one process, by two, and by two that share the model; returns their folder."""
     folder = tmp_path_factory.mktemp("workers")
     (folder / "worker.py").write_text(WORKER)
@@ -58,14 +59,14 @@ def losses(path):
     return torch.tensor(json.loads(path.read_text()))
 
 
-def test_two_processes_follow_the_loss_curve_of_one(runs):
+def test_two_processes_follow_the_loss_curve_of_one(runs: Any) -> None:
     one, two, other = (losses(runs / name) for name in ("one/rank0.json", "two/rank0.json", "two/rank1.json"))
     assert len(one) >= 50
     torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
     assert torch.equal(two[:, :2], other[:, :2])
 
 
-def test_both_processes_hold_the_same_weights(runs):
+def test_both_processes_hold_the_same_weights(runs: Any) -> None:
     a, b = (load_file(runs / "two" / f"rank{rank}.safetensors") for rank in (0, 1))
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     alone = load_file(runs / "one" / "rank0.safetensors")
@@ -73,7 +74,7 @@ def test_both_processes_hold_the_same_weights(runs):
         torch.testing.assert_close(value, alone[key], rtol=1e-2, atol=1e-3)
 
 
-def test_shares_of_a_model_are_trained_as_a_whole_one(runs):
+def test_shares_of_a_model_are_trained_as_a_whole_one(runs: Any) -> None:
     one, shares = (losses(runs / name / "rank0.json") for name in ("one", "shares"))
     torch.testing.assert_close(shares, one, rtol=1e-4, atol=0)
     a, b = (load_file(runs / name / "weights.safetensors") for name in ("one", "shares"))
@@ -86,7 +87,7 @@ def test_shares_of_a_model_are_trained_as_a_whole_one(runs):
     assert sizes[0] == sizes[1]
 
 
-def test_only_the_leading_process_writes(runs):
+def test_only_the_leading_process_writes(runs: Any) -> None:
     assert {path.name for path in (runs / "two").iterdir()} - {"rank1.safetensors", "rank1.json"} == {
         path.name for path in (runs / "one").iterdir()
     }
@@ -94,7 +95,7 @@ def test_only_the_leading_process_writes(runs):
     assert json.loads((runs / "two" / "environment.json").read_text())["processes"] == 2
 
 
-def test_two_processes_score_as_one(runs, command):
+def test_two_processes_score_as_one(runs: Any, command: Command) -> None:
     arguments = ["one", "--n", "600", "--particles", "8", "--device", "cpu", "--out"]
     assert command("evaluate", *arguments, "one.json", cwd=runs).returncode == 0
     done = subprocess.run(

@@ -11,8 +11,6 @@ from .recipe import Recipe
 from .registry import check_key, find_kind, known_kinds
 from .section import Section
 
-__all__ = ["all_flags", "chosen_kinds", "recipe_of", "with_recipe"]
-
 Options = TypeVar("Options")
 Field = tuple[str, Any, Any]
 

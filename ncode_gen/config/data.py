@@ -13,8 +13,6 @@ from ..errors import UserError
 from .registry import register
 from .section import Section, Seed, Share
 
-__all__ = ["DataSection"]
-
 Side = Annotated[int, Meta(ge=0, le=8192)]
 
 

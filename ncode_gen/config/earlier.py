@@ -7,8 +7,6 @@ from typing import Any
 
 from .registry import find_kind
 
-__all__ = ["RENAMED", "is_earlier", "translated"]
-
 # Keys by section, and what they are called now.
 RENAMED = {
     "objective": {"noisy_targets": "stochastic_targets", "discrepancy": "mmd_weight"},

@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 from .registry import register
 from .section import Section
 
-__all__ = ["FeaturesSection"]
-
 
 @dataclass(frozen=True)
 class FeaturesSection(Section):

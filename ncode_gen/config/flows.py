@@ -10,8 +10,6 @@ from msgspec import Meta
 from .registry import register
 from .section import Count, Depth, Section, Width, needs
 
-__all__ = ["FlowSection", "PosteriorSection", "has_fixed_steps"]
-
 FIXED = ("euler", "midpoint", "heun", "rk4")
 ADAPTIVE = ("dopri5", "tsit5")
 # Methods of torchdiffeq whose steps adapt; its others take a number of steps.

@@ -10,8 +10,6 @@ from msgspec import Meta
 from .registry import register
 from .section import Depth, Many, Positive, Section, Width
 
-__all__ = ["DecoderSection", "EncoderSection", "LikelihoodSection", "ObservationSection"]
-
 
 @dataclass(frozen=True)
 class EncoderSection(Section):

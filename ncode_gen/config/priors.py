@@ -10,8 +10,6 @@ from msgspec import Meta
 from .registry import register
 from .section import Count, Many, Section, Width
 
-__all__ = ["PriorSection"]
-
 Layers = Annotated[int, Meta(ge=1, le=1000)]
 
 

@@ -40,8 +40,6 @@ from .registry import check_key, find_kind, plugin_of
 from .section import Section
 from .training import ElboSection, LatentSection, ObjectiveSection, TrainingSection
 
-__all__ = ["SECTIONS", "Recipe", "changed_keys", "section"]
-
 LONGEST_NAME = 200
 MOST_MASKED = 2**27
 LARGEST_SEED = 2**63 - 1

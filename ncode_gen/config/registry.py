@@ -14,8 +14,6 @@ from typing import TypeVar
 from ..errors import UserError
 from .section import Section
 
-__all__ = ["check_key", "find_kind", "known_kinds", "load_plugins", "plugin_of", "register"]
-
 ENTRY_POINTS = "ncode_gen.plugins"
 Kind = TypeVar("Kind", bound=type[Section])
 

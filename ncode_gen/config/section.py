@@ -15,8 +15,6 @@ from msgspec import Meta
 
 from ..errors import UserError
 
-__all__ = ["Count", "Depth", "Many", "NotNegative", "Positive", "Section", "Seed", "Share", "Width", "needs"]
-
 # The largest numbers are far beyond use; they keep a mistaken or hostile recipe from taking all memory or time before
 # anything can be checked.
 Width = Annotated[int, Meta(ge=1, le=2**20)]

@@ -10,8 +10,6 @@ from msgspec import Meta
 from .registry import register
 from .section import Many, NotNegative, Positive, Section, Share, Width, needs
 
-__all__ = ["LatentSection", "ObjectiveSection", "TrainingSection"]
-
 
 @dataclass(frozen=True)
 class LatentSection(Section):

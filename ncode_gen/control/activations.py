@@ -7,8 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Activation", "activate", "activate_with_slope"]
-
 Activation = Literal["tanh", "softplus", "silu"]
 
 

@@ -9,8 +9,6 @@ from .dynamics import BoundDynamics, Dynamics
 from .native import shallow_field, shallow_solve
 from .step_map import solve_with_step_maps
 
-__all__ = ["solve_dynamics"]
-
 
 def solve_dynamics(dynamics: Dynamics, state: State, times: Tensor, options: SolveOptions) -> Solution:
     """Solve the dynamics of a flow.

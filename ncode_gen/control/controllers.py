@@ -21,18 +21,6 @@ from torch import Tensor, nn
 
 from .field import Field, VectorField
 
-__all__ = [
-    "AlgebraicController",
-    "ControlHead",
-    "Controller",
-    "DynamicController",
-    "FactoredDynamics",
-    "OpenController",
-    "StateGamma",
-    "StaticController",
-    "multilayer_perceptron",
-]
-
 
 class Controller(nn.Module, ABC):
     """What decides the control of a field.

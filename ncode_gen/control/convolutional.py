@@ -13,8 +13,6 @@ from .field import clock
 from .layered import LayeredBound, LayeredField, ShallowField
 from .parameterisation import Affine, Control, LayerControl, Products
 
-__all__ = ["ConvField"]
-
 
 def _per_map(values: Tensor, maps: Tensor) -> Tensor:
     """Return numbers of channels, (o,) or (n, o), as they meet maps (n * K, o, H, W)."""

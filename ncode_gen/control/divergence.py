@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["directional", "velocity_and_exact_divergence"]
-
 Velocity = Callable[[Tensor], Tensor]
 
 

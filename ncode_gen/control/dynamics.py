@@ -12,8 +12,6 @@ from .controllers import DynamicController
 from .divergence import directional
 from .field import Field, VectorField
 
-__all__ = ["BoundDynamics", "ControlDynamics", "CoupledDynamics", "Dynamics", "Measures"]
-
 
 class ControlDynamics:
     """Derivative of a control in open loop, without the state that it drives.

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from .divergence import velocity_and_exact_divergence
 
-__all__ = ["ConstantField", "Field", "VectorField", "clock"]
-
 
 def clock(t: Tensor) -> Tensor:
     """Return a time that multiplies rows of shape (n, ...): a scalar as it is, (n,) as (n, 1)."""

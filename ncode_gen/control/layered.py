@@ -19,8 +19,6 @@ from .activations import Activation, activate, activate_with_slope
 from .field import Field, VectorField
 from .parameterisation import Affine, Control, ControlledLayer, LayerControl, Products, check_control
 
-__all__ = ["LayeredBound", "LayeredField", "LinearField", "MLPField", "ShallowField"]
-
 
 class LayeredField(Field):
     """A network of affine layers, part of whose weights is control.

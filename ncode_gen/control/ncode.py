@@ -27,8 +27,6 @@ from .layered import MLPField
 from .parameterisation import Control, LayerControl, Products
 from .system import ControlledODE
 
-__all__ = ["NCODE", "Feedback", "Loop", "flow_of"]
-
 Loop = Literal["static", "open", "closed"]
 Feedback = Literal["gain", "weights", "dynamic"]
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from .field import Field, VectorField, clock
 
-__all__ = ["NormalisedField", "norm_groups"]
-
 GROUP = 8
 
 

@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from .field import clock
 
-__all__ = ["Affine", "Control", "ControlledLayer", "LayerControl", "Products", "check_control"]
-
 Control = Literal["all", "last", "low-rank", "film"]
 LayerControl = Literal["all", "shared", "low-rank", "film"]
 Products = Literal["float32", "bfloat16"]

@@ -20,8 +20,6 @@ from ..solvers import (
 )
 from .dynamics import BoundDynamics
 
-__all__ = ["solve_with_step_maps"]
-
 
 def _log_abs_det(step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return log |det| of the Jacobian of a map of states (n, K, *event), each on its own, shape (n, K)."""

@@ -25,8 +25,6 @@ from .controllers import Controller, DynamicController
 from .dynamics import BoundDynamics, ControlDynamics, CoupledDynamics, Dynamics, Measures
 from .field import Field
 
-__all__ = ["ControlledODE", "DensityError", "FlowSolution"]
-
 
 class DensityError(ValueError):
     """A density was asked of a map that is not a flow in the state."""

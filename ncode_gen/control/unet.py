@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from .field import Field, VectorField
 
-__all__ = ["UNetField"]
-
 SMALLEST, LARGE, WIDEN, EXPAND, KERNEL, TIMES = 8, 16, 4, 2, 5, 8
 
 

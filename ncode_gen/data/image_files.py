@@ -16,8 +16,6 @@ from .picture_folders import find_pictures
 from .pictures import to_bytes
 from .sets import TensorImages
 
-__all__ = ["fit_channels", "images_digest", "read_images"]
-
 GREY_MODES = ("1", "L", "F")  # and all whose names begin with I
 CHANNELS = (1, 3, 4)
 OVERSHOOT = 1e-3  # of [0, 1], such as rounding leaves; it is clipped

@@ -17,8 +17,6 @@ from torch import Tensor
 from ..errors import UserError
 from .pixel_range import PixelRange, RangeFinder
 
-__all__ = ["open_picture", "picture_endings", "read_picture", "set_range"]
-
 # Formats that Pillow names but reads only with another program, on another system, or not at all.
 UNREADABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 SHALLOW = {".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".ico"}

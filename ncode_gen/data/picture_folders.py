@@ -11,8 +11,6 @@ from ..errors import UserError
 from .picture_files import picture_endings
 from .pictures import is_marked
 
-__all__ = ["Found", "find_pictures", "split_folders"]
-
 REPORT = "report.html"  # of a gallery
 # Folders that systems keep beside pictures: thumbnails, resource forks, bins.
 SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}

@@ -10,8 +10,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-__all__ = ["MARK", "is_marked", "picture_grid", "save_marked", "tiled", "to_bytes", "upscaled"]
-
 READABLE_SIDE = 56
 # What every PNG of this program says of itself, so that it is not taken for data when it lies among pictures.
 MARK = {"Software": "ncode_gen"}

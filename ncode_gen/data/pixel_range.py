@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PixelRange", "RangeFinder"]
-
 # The largest values of pixels of 1, 8, 10, 12, 14 and 16 bits.
 DEPTHS = (1, 255, 1023, 4095, 16383, 65535)
 OVERSHOOT = 0.05  # of the unit interval, such as resampling leaves

@@ -26,14 +26,6 @@ from .picture_folders import find_pictures, split_folders
 from .pixel_range import PixelRange
 from .splits import FileSplit, place_of, split_by_hash
 
-__all__ = [
-    "FolderImages",
-    "Images",
-    "Splits",
-    "TensorImages",
-    "load_data",
-]
-
 IN_MEMORY = 2**30
 FOLDER_SIZE = 32
 CELEBA_SIZE = 64

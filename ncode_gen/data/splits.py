@@ -12,8 +12,6 @@ from typing import Any
 from ..errors import UserError
 from .pixel_range import PixelRange
 
-__all__ = ["FileSplit", "place_of", "split_by_hash"]
-
 
 def _composed(name: str) -> str:
     """Return a name in the form that does not depend on the system that it was written on (macOS parts é)."""

@@ -9,8 +9,6 @@ from ..errors import UserError
 from ..runtime.imports import import_plainly
 from .posterior import GaussianPosterior
 
-__all__ = ["AutoregressivePosterior"]
-
 
 class AutoregressivePosterior(GaussianPosterior):
     """q(z | u): a Gaussian given by features, then inverse autoregressive transforms that get the features too.

@@ -7,8 +7,6 @@ import torch
 from ..config import Recipe
 from .model import LatentModel
 
-__all__ = ["build_model"]
-
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -15,8 +15,6 @@ from ..runtime.memory import memory_of
 from .build import build_model
 from .model import LatentModel
 
-__all__ = ["check_fits", "describe"]
-
 # Weights and their average, which every process holds whole; gradients and the two moments of AdamW.
 WHOLE, SHARED = 2, 3
 IN_PLACE = {Tensor.normal_, Tensor.copy_, Tensor.mul_, Tensor.add_}

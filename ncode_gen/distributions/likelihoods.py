@@ -12,8 +12,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bernoulli", "DiscretisedLogistic", "Gaussian", "Likelihood"]
-
 
 class Likelihood(nn.Module, ABC):
     """A distribution of images of a fixed shape, whose parameters a decoder gives.

@@ -18,8 +18,6 @@ from .observation import Observation
 from .posterior import Posterior
 from .priors import Prior
 
-__all__ = ["Adjust", "ElboTerms", "LatentModel", "LatentTrajectory"]
-
 Method = TypeVar("Method", bound=Callable[..., Any])
 Adjust = Callable[[SolveOptions], SolveOptions]
 

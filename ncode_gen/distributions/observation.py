@@ -13,8 +13,6 @@ from ..networks.flow_decoder import FlowDecoder
 from .likelihoods import Likelihood
 from .refiner import Refiner
 
-__all__ = ["Observation", "Pixelwise", "Refined"]
-
 Times = Sequence[float] | Tensor
 
 

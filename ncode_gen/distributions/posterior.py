@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ..control import ControlHead, ControlledODE, FlowSolution
 from ..solvers import SolveOptions, Times
 
-__all__ = ["GaussianPosterior", "PointPosterior", "Posterior", "PosteriorSample", "gaussian_log_prob"]
-
 
 @dataclass(frozen=True)
 class PosteriorSample:

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from ..control import ControlledODE, FlowSolution, OpenController, UNetField, multilayer_perceptron
 from ..solvers import SolveOptions
 
-__all__ = ["Refiner"]
-
 LEAST_STD = 1 / 255
 
 

@@ -15,8 +15,6 @@ from .grids import labelled_rows
 from .style import STYLE, FileFormat, save
 from .trajectories import draw_film_strip, draw_image_trajectories, draw_paths, save_animation
 
-__all__ = ["FIGURES", "draw_gallery"]
-
 FIGURES = (
     *("samples", "reconstructions", "interpolations", "trajectories", "filmstrip", "animation"),
     *("decoder-trajectory", "refiner-trajectory"),

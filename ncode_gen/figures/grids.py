@@ -11,8 +11,6 @@ from torch import Tensor
 from ..data.pictures import tiled, to_bytes
 from .style import STYLE
 
-__all__ = ["labelled_rows"]
-
 GAP = 0.12
 SIDE_MARGIN, TOP_MARGIN = 1.0, 0.5
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from ..data.pictures import MARK
 from ..runtime.files import write_atomically
 
-__all__ = ["COLOURS", "STYLE", "FileFormat", "new_figure", "save", "show_picture"]
-
 FileFormat = Literal["png", "pdf", "svg"]
 
 # Okabe and Ito's palette, which stays distinct under the common colour deficiencies.

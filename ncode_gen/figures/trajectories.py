@@ -15,8 +15,6 @@ from ..runtime.files import write_atomically
 from .grids import labelled_rows
 from .style import COLOURS, new_figure, show_picture
 
-__all__ = ["draw_film_strip", "draw_image_trajectories", "draw_paths", "principal_plane", "save_animation"]
-
 FRAMES = 33
 DRAWS = 24
 ARROWS = 13

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["SmallClassifier"]
-
 
 class SmallClassifier(nn.Module):
     """Convolutions with batch normalisation, 64 features, and a linear read-out.

@@ -17,8 +17,6 @@ from ..errors import UserError
 from ..runtime.paths import shipped
 from .classifier import SmallClassifier
 
-__all__ = ["FeatureNetwork", "load_features"]
-
 CLASSIFIERS = {  # side, classes, width, colours
     "digits-classifier": (8, 10, 32, 1),
     "mnist-classifier": (28, 10, 32, 1),

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from .score import Score, bootstrap_score
 
-__all__ = ["GaussianStatistics", "frechet_distance", "frechet_score"]
-
 
 @dataclass(frozen=True)
 class GaussianStatistics:

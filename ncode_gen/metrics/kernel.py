@@ -10,8 +10,6 @@ from torch import Tensor
 from ..runtime.seeding import seeded
 from .score import Score
 
-__all__ = ["kernel_distance", "kernel_score"]
-
 BLOCK = 2048
 PARTS = 10
 

@@ -11,8 +11,6 @@ from ..runtime.seeding import seeded
 from .features import FeatureNetwork
 from .score import Score, mean_score
 
-__all__ = ["interpolation_score", "linear_probe"]
-
 PROBED = 10000
 
 

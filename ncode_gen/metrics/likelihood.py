@@ -17,8 +17,6 @@ from ..solvers import has_fixed_steps
 from .samples import batch_generator, shared_batches
 from .score import Score, mean_score
 
-__all__ = ["LikelihoodScores", "refine_steps", "score_likelihood"]
-
 TOLERANCE = 0.05
 PROBE = 500
 PROBE_PARTICLES = 32

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from .score import Score, mean_score
 
-__all__ = ["density_coverage", "precision_recall"]
-
 BLOCK = 1024
 
 

@@ -10,8 +10,6 @@ from ..distributions import LatentModel
 from ..runtime.seeding import seeded
 from .score import Score, mean_score
 
-__all__ = ["score_reconstruction", "structural_similarity"]
-
 WINDOW, SIGMA = 11, 1.5
 
 

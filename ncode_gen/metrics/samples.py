@@ -18,16 +18,6 @@ from .kernel import kernel_score
 from .manifold import density_coverage, precision_recall
 from .score import Score
 
-__all__ = [
-    "batch_generator",
-    "compare_features",
-    "distance_device",
-    "few_images_warning",
-    "image_features",
-    "sample_features",
-    "shared_batches",
-]
-
 BATCH = 250
 
 

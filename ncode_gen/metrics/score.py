@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ..runtime.seeding import seeded
 
-__all__ = ["Score", "bootstrap_score", "mean_score"]
-
 NORMAL_95 = 1.959964
 
 

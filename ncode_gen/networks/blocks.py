@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from ..control import norm_groups
 
-__all__ = ["NormalisedBlock", "ResidualBlock", "group_norm", "is_tiny", "perceptron_layers", "pyramid"]
-
 SMALLEST, TINY = 8, 12
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from .blocks import NormalisedBlock, ResidualBlock, group_norm, is_tiny, perceptron_layers, pyramid
 
-__all__ = ["ConvDecoder", "MLPDecoder", "ResidualDecoder", "auto_decoder", "doubled"]
-
 
 def doubled(inputs: int, outputs: int, low: tuple[int, int], high: tuple[int, int]) -> nn.ConvTranspose2d:
     """Return a transposed convolution from one size to the next."""

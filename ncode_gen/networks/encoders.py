@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from .blocks import NormalisedBlock, ResidualBlock, group_norm, is_tiny, perceptron_layers, pyramid
 
-__all__ = ["ConvEncoder", "MLPEncoder", "ResidualEncoder", "auto_encoder"]
-
 
 class PyramidEncoder(nn.Module, ABC):
     """Strided convolutions that halve the sides down to at most 8, then features; subclasses say what is between.

@@ -15,8 +15,6 @@ from ..solvers import SolveOptions, casting_to
 from .blocks import group_norm, pyramid
 from .decoders import doubled
 
-__all__ = ["FlowDecoder"]
-
 
 def _ups(channels: Sequence[int], sizes: Sequence[tuple[int, int]], out: int) -> list[nn.Module]:
     """Return what leads from each size to the next, and at last to the image's channels; of one size, just these."""

@@ -1,4 +1,4 @@
-"""Line charts as the page draws them: inline SVG, which takes its colours from the page, and so follows light and dark."""
+"""Line charts as the page draws them, in inline SVG: it has the colours of the page, and so follows light and dark."""
 
 from __future__ import annotations
 

@@ -88,7 +88,9 @@ def _facts(record: RunRecord) -> list[str]:
     facts = [f"{recipe.data.name} images", f"{recipe.latent.dim} latent dimensions", f"loop {recipe.flow.loop}"]
     facts += [f"prior {recipe.prior.kind}", *(["refined"] * (recipe.observation.kind == "refined")), record.progress]
     if record.rows:
-        facts.append(f"{record.epochs} epochs in " + (f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"))
+        facts.append(
+            f"{record.epochs} epochs in " + (f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min")
+        )
     if environment:
         facts.append(f"ncode_gen {environment.get('ncode_gen')} on {environment.get('device')}")
     return facts

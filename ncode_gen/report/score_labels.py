@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["UNITS", "score_labels", "solver_note"]
-
 UNITS = {
     "elbo_nats": "nats",
     "nll_nats": "nats",

@@ -16,8 +16,6 @@ from .run import ENVIRONMENT, EVALUATION, METRICS, RECIPE, WEIGHTS, find_run, lo
 from .state import is_locked
 from .weights import open_weights
 
-__all__ = ["GALLERY", "REPORT", "RunRecord", "find_runs", "read_run"]
-
 GALLERY, REPORT = "gallery", "report.html"
 PICTURES = (".png", ".gif", ".svg", ".pdf")
 

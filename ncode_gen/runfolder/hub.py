@@ -8,8 +8,6 @@ from typing import Any
 
 from ..errors import UserError
 
-__all__ = ["fetch_run", "is_repository", "upload_run"]
-
 # What a run is made of; a repository may hold anything else, and none of it is fetched.
 FILES = ("recipe.toml", "weights.safetensors", "environment.json", "evaluation.json", "metrics.jsonl", "README.md")
 PICTURES = ("gallery/*.png", "gallery/*.gif", "gallery/*.pdf", "gallery/*.svg", "gallery/*.html")

@@ -12,8 +12,6 @@ from typing import Any
 from ..errors import UserError
 from ..runtime.files import write_json, write_text
 
-__all__ = ["JsonLines", "read_record", "write_record"]
-
 CHECK = "check"
 
 

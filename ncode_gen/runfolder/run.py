@@ -20,25 +20,6 @@ from .records import read_record, write_record
 from .state import has_state
 from .weights import open_weights, write_weights
 
-__all__ = [
-    "DATA",
-    "ENVIRONMENT",
-    "EVALUATION",
-    "METRICS",
-    "RECIPE",
-    "WEIGHTS",
-    "find_run",
-    "load_recipe",
-    "load_run",
-    "load_run_data",
-    "push",
-    "record_environment",
-    "record_files",
-    "run_identity",
-    "save_weights",
-    "weights_digest",
-]
-
 RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"
 METRICS, ENVIRONMENT, EVALUATION = "metrics.jsonl", "environment.json", "evaluation.json"
 DATA = "data.json"

@@ -19,17 +19,6 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 from ..runtime.files import remove_partial_files, write_atomically
 
-__all__ = [
-    "PREVIOUS",
-    "STATE",
-    "LoadedState",
-    "has_state",
-    "is_locked",
-    "load_state",
-    "locked",
-    "save_state",
-]
-
 STATE, PREVIOUS = Path("state/training.pt"), Path("state/previous.pt")
 MARK = b"ncode_gen state sha256 "
 

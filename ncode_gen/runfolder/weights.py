@@ -25,8 +25,6 @@ from ..config.recipe import Recipe, changed_keys
 from ..errors import UserError
 from ..runtime.files import write_atomically
 
-__all__ = ["StoredWeights", "open_weights", "renamed", "write_weights"]
-
 FORMAT, EARLIER = "ncode_gen 2", "ncode_gen 1"
 # Where weights are that earlier versions held elsewhere, by the start of their names.
 MOVED = {

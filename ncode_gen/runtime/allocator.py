@@ -6,8 +6,6 @@ import ctypes
 import os
 import sys
 
-__all__ = ["keep_freed_memory"]
-
 SWITCH = "NCODE_GEN_KEEP_MEMORY"
 # Of malloc.h: at how many free bytes memory is given back, and from what size on a request has pages of its own.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

@@ -10,8 +10,6 @@ import torch
 
 from ..errors import UserError
 
-__all__ = ["computes_in_bf16", "preserved_settings", "resolve_device", "use_full_precision"]
-
 
 def resolve_device(name: str) -> torch.device:
     """Return the device of a name; "auto" is CUDA, else MPS, else the CPU.

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["describe_environment"]
-
 
 def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
     """Return versions, device, commit and seed: what environment.json holds; None for what cannot be found out."""

@@ -16,8 +16,6 @@ from typing import Any
 
 from ..errors import UserError
 
-__all__ = ["check_links", "check_writable", "remove_partial_files", "write_atomically", "write_json", "write_text"]
-
 PARTIAL = ".partial"
 
 

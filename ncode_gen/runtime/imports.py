@@ -8,8 +8,6 @@ from types import ModuleType
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["import_plainly"]
-
 
 def import_plainly(name: str) -> ModuleType:
     """Import a module as at the start of a program, whatever mode of torch its first user is in.

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["memory_of", "ran_out"]
-
 LIMIT_OF_THE_GROUP = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-__all__ = ["in_parts"]
-
 CACHED = 64
 
 

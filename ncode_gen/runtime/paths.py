@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ..errors import UserError
 
-__all__ = ["shipped", "user_path"]
-
 
 def user_path(path: str | Path) -> Path:
     """Return a path whose first part ~ or ~USER is a home folder.

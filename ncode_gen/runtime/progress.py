@@ -9,8 +9,6 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["SECONDS_BETWEEN_LINES", "Shown", "console", "track"]
-
 SECONDS_BETWEEN_LINES = 60.0
 
 # Paths and names are printed as they are: brackets are no markup, and :words: no pictures.

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["folded", "preserved_randomness", "random_states", "restore_random_states", "seeded"]
-
 LIMIT = 2**63
 
 

@@ -7,8 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 
-__all__ = ["Interrupted", "StopRequest", "handle_signals", "stop_signals"]
-
 
 class Interrupted(Exception):
     """Work was stopped by a signal.

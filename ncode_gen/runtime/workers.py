@@ -21,8 +21,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..errors import UserError
 
-__all__ = ["ALONE", "Workers", "distribute_like", "full_tensor", "join_workers"]
-
 Item = TypeVar("Item")
 
 

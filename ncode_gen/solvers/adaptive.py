@@ -23,8 +23,6 @@ from .options import SolveOptions
 from .solution import Outcome, SampleCounts, Solution
 from .tableaus import EmbeddedTableau
 
-__all__ = ["adaptive_solve"]
-
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 CROWDED = 0.75  # finished samples are left out once fewer than this share of the rows still run
 

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .fixed import Derivative, State
 
-__all__ = ["Selectable", "check_state", "checked"]
-
 
 @runtime_checkable
 class Selectable(Protocol):

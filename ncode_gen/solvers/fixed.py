@@ -9,8 +9,6 @@ from torch.utils.checkpoint import checkpoint
 
 from .tableaus import Tableau
 
-__all__ = ["Derivative", "State", "advance", "fixed_steps", "recomputed", "runge_kutta_step"]
-
 State = tuple[Tensor, ...]
 Derivative = Callable[[Tensor, State], State]
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .times import Times, as_times
 
-__all__ = ["as_count", "grid_of", "nodes_of", "random_grid"]
-
 
 def random_grid(steps: int, *, generator: torch.Generator | None = None, jitter: float = 1.0) -> Tensor:
     """Draw a grid of `steps` steps on [0, 1] whose inner nodes are moved at random.

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-__all__ = ["batch_invariant", "is_batch_invariant", "is_invariance_mode"]
-
 aten = torch.ops.aten
 BLOCK = 1 << 20  # elements of the largest intermediate product
 

@@ -15,8 +15,6 @@ from .grids import nodes_of
 from .options import SolveOptions, library_solvers
 from .solution import Outcome, Solution
 
-__all__ = ["library_solve"]
-
 WITHOUT_GRADIENTS = "scipy_solver"
 EVALUATIONS_A_STEP = 20  # of scipy's solvers, which count no steps
 

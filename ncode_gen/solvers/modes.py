@@ -14,8 +14,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from .invariance import is_invariance_mode
 
-__all__ = ["casting_to", "in_own_precision", "is_plain", "sees_numbers"]
-
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 WITHOUT_NUMBERS = (FakeTensorMode, ProxyTorchDispatchMode, FunctionalTensorMode)
 

@@ -15,8 +15,6 @@ from .grids import as_count
 from .tableaus import ADAPTIVE, FIXED, TWO_STAGES, fixed_tableau, has_fixed_steps
 from .times import Times
 
-__all__ = ["METHODS", "Gradient", "LogDet", "SolveOptions", "check_method", "evaluations", "library_solvers"]
-
 LIBRARY = "torchdiffeq:"
 METHODS = (*FIXED, *ADAPTIVE)
 Gradient = Literal["auto", "backprop", "checkpoint", "adjoint"]

@@ -8,8 +8,6 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-__all__ = ["Outcome", "SampleCounts", "Solution"]
-
 
 class Outcome(IntEnum):
     """How the solve of one sample ended."""

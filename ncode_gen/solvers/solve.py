@@ -18,8 +18,6 @@ from .solution import Solution
 from .tableaus import ADAPTIVE, fixed_tableau, has_fixed_steps
 from .times import Times, as_times, attach_times
 
-__all__ = ["solve"]
-
 
 def solve(derivative: Derivative, state: State, times: Times, options: SolveOptions | None = None) -> Solution:
     """Solve an initial value problem.

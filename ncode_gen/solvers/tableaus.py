@@ -9,17 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = [
-    "ADAPTIVE",
-    "FIXED",
-    "TWO_STAGES",
-    "EmbeddedTableau",
-    "Tableau",
-    "fixed_tableau",
-    "has_fixed_steps",
-    "two_stages",
-]
-
 TWO_STAGES = "rk2:"
 
 

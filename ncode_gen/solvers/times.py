@@ -14,8 +14,6 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .modes import sees_numbers
 
-__all__ = ["Times", "as_times", "attach_times"]
-
 Times = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 FORMS = "a tensor, an array or a list of at least two finite numbers, strictly increasing or strictly decreasing"
 # How many numbers of a dtype must lie in the whole interval, and in a step or between two times.

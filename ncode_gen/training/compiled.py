@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["CompiledLoss", "Loss"]
-
 Loss = Callable[..., tuple[Tensor, Tensor]]
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Curves"]
-
 
 class Curves:
     """An event file of TensorBoard.

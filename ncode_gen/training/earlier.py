@@ -10,8 +10,6 @@ from torch import Tensor
 from ..config import Recipe
 from ..runfolder.weights import renamed
 
-__all__ = ["translated_state"]
-
 
 def translated_state(state: dict[str, Any], recipe: Recipe, images: int, parameters: Container[str]) -> dict[str, Any]:
     """Return a state with an entry for each phase; earlier versions had one flat state and a flag.

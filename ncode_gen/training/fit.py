@@ -13,8 +13,6 @@ from ..runtime.seeding import seeded
 from .phases import PRIOR_CLIP, PRIOR_DECAY, PRIOR_LR, PRIOR_WARMUP
 from .step import Average, Step, StepSettings, learning_rate
 
-__all__ = ["fit_prior"]
-
 
 def fit_prior(prior: Prior, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
     """Fit a prior to latents, as the last phase of training does.

@@ -22,8 +22,6 @@ from ..runtime.workers import ALONE, Workers
 from .phase import Phase
 from .start import Start
 
-__all__ = ["train"]
-
 REPORT_EVERY, SAVE_SECONDS = 20, 300.0
 
 

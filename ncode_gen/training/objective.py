@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ..distributions import Adjust, LatentModel
 
-__all__ = ["Autoencoder", "Elbo", "Objective", "Wasserstein", "mmd"]
-
 
 def mmd(latents: Tensor, samples: Tensor) -> Tensor:
     """Return the unbiased squared maximum mean discrepancy of two sets of n points, each (n, d).

@@ -18,8 +18,6 @@ from ..runtime.workers import Workers, distribute_like, full_tensor
 from .compiled import CompiledLoss, Loss
 from .step import Average, Step, StepSettings, learning_rate
 
-__all__ = ["Context", "Phase", "Progress"]
-
 COMPILE_FROM, COMPILED_AFTER = 5000, 20
 
 

@@ -24,8 +24,6 @@ from .phase import Context, Phase
 from .step import StepSettings
 from .validation import evaluations, validate, validate_refiner
 
-__all__ = ["ModelPhase", "PriorPhase", "RefinerPhase", "phases_of"]
-
 SCALED_BY, AT_A_TIME, IN_MEMORY = 2000, 500, 2**30
 # Keys of a refined observation that may change while it is trained, or afterwards.
 FREE: dict[str, Any] = {"epochs": 1, "lr": 1.0, "steps": 1, "alpha": 0.5, "zero_mean_residual": False}

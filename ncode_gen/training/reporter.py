@@ -17,8 +17,6 @@ from ..runtime.progress import SECONDS_BETWEEN_LINES, Shown, console
 from .curves import Curves
 from .phase import Phase
 
-__all__ = ["Reporter"]
-
 PICTURES = 64
 
 

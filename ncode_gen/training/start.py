@@ -33,8 +33,6 @@ from .phase import Context, Phase
 from .phases import phases_of
 from .reporter import Reporter
 
-__all__ = ["Start"]
-
 
 class Start:
     """A run at its start: its model, its folder, and the phases that it goes through.
@@ -139,7 +137,7 @@ class Start:
                 return self.phases[number:]
             if held.get("moments", {}) is None and held["progress"]["epoch"] < phase.epochs:
                 raise UserError(
-                    f"an earlier version wrote the state in {self.folder} and kept nothing of the optimiser of its first "
+                    f"an earlier version wrote the state in {self.folder} without the optimiser of its first "
                     f"{held['progress']['epoch']} epochs; leave training.epochs there, or train anew"
                 )
             try:

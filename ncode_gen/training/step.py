@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from ..runtime.workers import ALONE, Workers, full_tensor
 from .compiled import CompiledLoss, Loss
 
-__all__ = ["Average", "GuardedAdamW", "Step", "StepSettings", "learning_rate", "make_optimiser"]
-
 
 def learning_rate(peak: float, warmup: float, step: float, total: float) -> float:
     """Return the rate at a step: a linear rise over the share `warmup` of the steps, then half a cosine down to zero.

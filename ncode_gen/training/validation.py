@@ -9,8 +9,6 @@ from ..data import Images
 from ..distributions import LatentModel, Refiner
 from ..solvers import has_fixed_steps
 
-__all__ = ["evaluations", "validate", "validate_refiner"]
-
 VALIDATION_IMAGES = 2000
 PART = 250
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def control_for(field, samples=None):
 
 @pytest.mark.parametrize("field", FIELDS, ids=repr)
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_divergence_is_the_trace_of_the_jacobian(field, shared):
+def test_the_divergence_is_the_trace_of_the_jacobian(field: Any, shared: bool) -> None:
     control = control_for(field, None if shared else 4)
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     t = torch.tensor(0.3, dtype=torch.float64)
@@ -53,14 +55,14 @@ def test_the_divergence_is_the_trace_of_the_jacobian(field, shared):
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=repr)
-def test_one_control_for_all_is_the_same_as_the_same_control_for_each(field):
+def test_one_control_for_all_is_the_same_as_the_same_control_for_each(field: Any) -> None:
     control = control_for(field)
     x = torch.randn(5, 3, dtype=torch.float64)
     torch.testing.assert_close(field(0.5, x, control), field(0.5, x, control.expand(5, -1).contiguous()))
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=repr)
-def test_a_sample_does_not_depend_on_its_batch(field):
+def test_a_sample_does_not_depend_on_its_batch(field: Any) -> None:
     control = control_for(field, 6)
     x = torch.randn(6, 3, dtype=torch.float64)
     whole = field(0.5, x, control)
@@ -70,13 +72,13 @@ def test_a_sample_does_not_depend_on_its_batch(field):
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=repr)
-def test_the_initial_control_is_at_rest(field):
+def test_the_initial_control_is_at_rest(field: Any) -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
     moved = field(0.5, x, field.initial_control().double())
     torch.testing.assert_close(moved, torch.zeros_like(x))
 
 
-def test_the_control_is_viewed_and_not_copied():
+def test_the_control_is_viewed_and_not_copied() -> None:
     field = MLPField(3, (8,))
     control = torch.randn(2, field.control_size)
     for layer in field.bind(control).layers:
@@ -87,7 +89,7 @@ def test_the_control_is_viewed_and_not_copied():
     ("x", "control", "message"),
     [((4, 2), (4, 59), "3 dimensions"), ((4, 3), (4, 58), "weights of control"), ((4, 3), (5, 67), "4 samples but 5")],
 )
-def test_wrong_sizes_are_named(x, control, message):
+def test_wrong_sizes_are_named(x: Any, control: Any, message: str) -> None:
     field = MLPField(3, (8,))
     assert field.control_size == 67
     with pytest.raises(ValueError, match=message):
@@ -95,7 +97,7 @@ def test_wrong_sizes_are_named(x, control, message):
 
 
 @pytest.mark.parametrize("arguments", [(0, (8,)), (3, (8, 0))])
-def test_impossible_fields_are_refused(arguments):
+def test_impossible_fields_are_refused(arguments: Any) -> None:
     with pytest.raises(ValueError, match="needs dim"):
         MLPField(*arguments)
 
@@ -120,7 +122,7 @@ for field in CONVOLUTIONS:
 
 @pytest.mark.parametrize("field", CONVOLUTIONS, ids=repr)
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_divergence_on_feature_maps_is_the_trace_of_the_jacobian(field, shared):
+def test_the_divergence_on_feature_maps_is_the_trace_of_the_jacobian(field: Any, shared: bool) -> None:
     control = control_for(field, None if shared else 3)
     x = torch.randn(3, 2, 2, 3, 4, dtype=torch.float64)
     t = torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64)
@@ -135,7 +137,7 @@ def test_the_divergence_on_feature_maps_is_the_trace_of_the_jacobian(field, shar
             torch.testing.assert_close(divergence[i, k], jacobian.trace())
 
 
-def test_a_convolutional_field_is_that_of_the_library():
+def test_a_convolutional_field_is_that_of_the_library() -> None:
     field = ConvField(2, (4,), time=False)
     control = torch.randn(field.control_size)
     pieces = zip(field.layers, control.split([76, 74]), strict=True)
@@ -148,7 +150,7 @@ def test_a_convolutional_field_is_that_of_the_library():
 
 
 @pytest.mark.parametrize("field", [*FIELDS[:4], *FIELDS[8:]], ids=repr)
-def test_each_sample_may_have_its_own_time(field):
+def test_each_sample_may_have_its_own_time(field: Any) -> None:
     control, x = control_for(field, 4), torch.randn(4, 3, dtype=torch.float64)
     t = torch.rand(4, dtype=torch.float64)
     together = field(t, x, control)
@@ -156,7 +158,7 @@ def test_each_sample_may_have_its_own_time(field):
         torch.testing.assert_close(together[i : i + 1], field(t[i], x[i : i + 1], control[i : i + 1]))
 
 
-def test_products_in_bfloat16_keep_state_and_time():
+def test_products_in_bfloat16_keep_state_and_time() -> None:
     exact, coarse = MLPField(3, (8,)), MLPField(3, (8,), products="bfloat16")
     control, x = torch.randn(4, exact.control_size), torch.randn(4, 3)
     moved = coarse(0.3, x, control)
@@ -164,6 +166,6 @@ def test_products_in_bfloat16_keep_state_and_time():
     torch.testing.assert_close(moved, exact(0.3, x, control), rtol=0.1, atol=0.1)
 
 
-def test_sizes_and_cost_are_shown():
+def test_sizes_and_cost_are_shown() -> None:
     shown = repr(MLPField(3, (8,), control="low-rank", rank=2))
     assert "control_size=63 (0.2 KiB a sample), shared_size=48" in shown and "multiplications=92 a point" in shown

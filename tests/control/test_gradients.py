@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ from ncode_gen.control import NCODE
 from ncode_gen.solvers import SolveOptions
 
 DOUBLE = torch.float64
-LOOPS = {
+LOOPS: dict[str, dict[str, Any]] = {
     "static": {"loop": "static"},
     "open": {"loop": "open"},
     "open, own dynamics": {"loop": "open", "dynamics": True},
@@ -32,7 +34,7 @@ def random_flow(arguments):
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_every_way_to_a_gradient_gives_the_same(name):
+def test_every_way_to_a_gradient_gives_the_same(name: Any) -> None:
     flow = random_flow(LOOPS[name])
     x, c = torch.randn(5, 3, dtype=DOUBLE), torch.randn(5, 2, dtype=DOUBLE)
     found = {}
@@ -46,10 +48,10 @@ def test_every_way_to_a_gradient_gives_the_same(name):
     for way, gradients in found.items():
         for mine, theirs in zip(reference, gradients, strict=True):
             if mine is not None and theirs is not None:
-                torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6, msg=lambda m, way=way: f"{way}: {m}")
+                torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6, msg=way)
 
 
-def test_thetas_that_are_rebuilt_are_recomputed_when_they_would_fill_the_memory():
+def test_thetas_that_are_rebuilt_are_recomputed_when_they_would_fill_the_memory() -> None:
     options = SolveOptions(method="rk4", steps=4)
     small, large = 1000, (256 << 20) // (4 * 16) + 1
     assert options.with_gradient(True, small).gradient == "auto"
@@ -66,12 +68,12 @@ def test_thetas_that_are_rebuilt_are_recomputed_when_they_would_fill_the_memory(
         ({"gradient": "none"}, "gradient must be one of"),
     ],
 )
-def test_a_gradient_that_a_method_cannot_give_is_refused(options, message):
+def test_a_gradient_that_a_method_cannot_give_is_refused(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NCODE(2, **options)
 
 
-def test_hutchinson_estimates_the_divergence_and_its_mean_is_exact():
+def test_hutchinson_estimates_the_divergence_and_its_mean_is_exact() -> None:
     flow = random_flow({"loop": "closed", "feedback": "weights", "gamma": (6,)})
     x, c = torch.randn(1, 3, dtype=DOUBLE), torch.randn(1, 2, dtype=DOUBLE)
     exact = flow(x, c, log_det=True).log_det[-1]
@@ -82,7 +84,7 @@ def test_hutchinson_estimates_the_divergence_and_its_mean_is_exact():
     assert many.log_det[-1].std() > 1e-4
 
 
-def test_the_penalties_are_those_of_a_field_that_is_known():
+def test_the_penalties_are_those_of_a_field_that_is_known() -> None:
     flow = NCODE(2, (), "static", steps=200).double()
     matrix = torch.tensor([[0.3, -0.5], [0.2, 0.1]], dtype=DOUBLE)
     with torch.no_grad():
@@ -100,7 +102,7 @@ def test_the_penalties_are_those_of_a_field_that_is_known():
 @pytest.mark.parametrize("kernel", [None, 3])
 @pytest.mark.parametrize("control", ["all", "last", "low-rank", "film"])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_any_loop_runs_on_any_field_and_any_rung_and_learns(loop, control, kernel):
+def test_any_loop_runs_on_any_field_and_any_rung_and_learns(loop: Any, control: str, kernel: int | None) -> None:
     torch.manual_seed(0)
     hidden = (4,)
     flow = NCODE(2, hidden, **{**LOOPS[loop], "control": control}, kernel=kernel, condition=5, steps=2)

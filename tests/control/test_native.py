@@ -36,7 +36,7 @@ def test_states_densities_and_gradients(
     assert shallow_field(field.bind(control), state) is field
     found = shallow_solve(field, control, state, nodes, kept, method, log_det=log_det)
     exact_inputs = [part.detach().double().requires_grad_() for part in (control, state)]
-    exact = _plain(*exact_inputs, nodes.double(), kept, method, hidden, time, activation, log_det)
+    exact = _plain(exact_inputs[0], exact_inputs[1], nodes.double(), kept, method, hidden, time, activation, log_det)
     weights = [torch.randn_like(part) for part in found]
     gradients = torch.autograd.grad(found, (control, state), weights)
     exact_gradients = torch.autograd.grad(exact, exact_inputs, [weight.double() for weight in weights])

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ def stirred(channels=3, hidden=4):
     return field, control
 
 
-def test_it_is_the_branch_of_a_residual_block():
+def test_it_is_the_branch_of_a_residual_block() -> None:
     field, control = stirred()
     x, t = torch.randn(4, 3, 5, 6, dtype=torch.float64), 0.7
     for i in range(4):
@@ -26,13 +28,13 @@ def test_it_is_the_branch_of_a_residual_block():
         torch.testing.assert_close(field(t, x, control)[i], outer_gain * field.second(maps) + outer_bias)
 
 
-def test_its_velocity_does_not_depend_on_the_scale_of_a_map():
+def test_its_velocity_does_not_depend_on_the_scale_of_a_map() -> None:
     field, control = stirred()
     x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(field(0.2, 9 * x + 4, control), field(0.2, x, control), atol=1e-4, rtol=1e-4)
 
 
-def test_states_under_one_control_and_times_of_their_own():
+def test_states_under_one_control_and_times_of_their_own() -> None:
     field, control = stirred()
     x, t = torch.randn(4, 2, 3, 5, 6, dtype=torch.float64), torch.tensor([0.0, 0.3, 0.6, 1.0], dtype=torch.float64)
     found = field(t, x, control)
@@ -42,7 +44,7 @@ def test_states_under_one_control_and_times_of_their_own():
     torch.testing.assert_close(field(0.5, x, control[0]), field(0.5, x, control[:1].expand(4, -1)))
 
 
-def test_a_flow_starts_as_the_identity_and_has_an_exact_divergence():
+def test_a_flow_starts_as_the_identity_and_has_an_exact_divergence() -> None:
     field, control = stirred(2, 2)
     flow = ControlledODE(field, OpenController(lambda c: c), options=SolveOptions("midpoint", 2))
     x = torch.randn(2, 2, 3, 3, dtype=torch.float64)
@@ -58,6 +60,6 @@ def test_a_flow_starts_as_the_identity_and_has_an_exact_divergence():
 
 
 @pytest.mark.parametrize("sizes, told", [((0, 4), "channels and hidden"), ((2, 0), "hidden"), ((2, 2, 4), "odd")])
-def test_impossible_sizes_are_refused(sizes, told):
+def test_impossible_sizes_are_refused(sizes: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         NormalisedField(*sizes)

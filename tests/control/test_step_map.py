@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ LOOPS = [
 
 @pytest.mark.parametrize("options", LOOPS, ids=lambda o: "-".join(o.values()))
 @pytest.mark.parametrize("method", ["euler", "rk4"])
-def test_it_is_the_log_determinant_of_the_computed_map(options, method):
+def test_it_is_the_log_determinant_of_the_computed_map(options: Any, method: str) -> None:
     flow = stirred(**options, method=method, steps=2, log_det_by="steps").requires_grad_(False)
     condition, x = condition_and_states()
     solution = flow(x, condition, log_det=True)
@@ -44,7 +46,7 @@ def test_it_is_the_log_determinant_of_the_computed_map(options, method):
             torch.testing.assert_close(solution.log_det[-1, n, k], torch.linalg.slogdet(jacobian).logabsdet)
 
 
-def test_it_meets_the_divergence_where_the_steps_are_fine():
+def test_it_meets_the_divergence_where_the_steps_are_fine() -> None:
     flow, (condition, x) = stirred(steps=64, log_det_by="steps"), condition_and_states()
     exact = flow(x, condition, log_det=True, energy=True, times=torch.linspace(0, 1, 3).double())
     integrated = flow(
@@ -60,7 +62,7 @@ def test_it_meets_the_divergence_where_the_steps_are_fine():
     assert exact.nfe == integrated.nfe
 
 
-def test_inverse_and_uneven_grids():
+def test_inverse_and_uneven_grids() -> None:
     flow, (condition, x) = stirred(steps=64, log_det_by="steps"), condition_and_states()
     there = flow(x, condition, log_det=True)
     back = flow.inverse(there.state, condition, log_det=True)
@@ -70,7 +72,7 @@ def test_inverse_and_uneven_grids():
     torch.testing.assert_close(uneven.log_det, there.log_det, atol=1e-5, rtol=1e-5)
 
 
-def test_it_has_gradients():
+def test_it_has_gradients() -> None:
     flow, (condition, x) = stirred(steps=2, log_det_by="steps"), condition_and_states(2, 1)
     weights = list(flow.parameters())
     total = flow(x, condition, log_det=True).log_det[-1].sum()
@@ -81,11 +83,11 @@ def test_it_has_gradients():
     assert found.view(-1)[3].item() == pytest.approx(((moved - total) / 1e-6).item(), rel=1e-3, abs=1e-6)
 
 
-def test_what_it_cannot_do_is_refused():
+def test_what_it_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="fixed steps"):
         NCODE(2, method="dopri5", log_det_by="steps")
     with pytest.raises(ValueError, match="log_det_by must be"):
-        NCODE(2, log_det_by="luck")
+        NCODE(2, log_det_by="luck")  # type: ignore[arg-type]
     moving = stirred(dynamics=True, log_det_by="steps")
     condition, x = condition_and_states()
     with pytest.raises(ValueError, match="no part of the ODE's state"):

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from ncode_gen.control import (
 )
 from ncode_gen.control.parameterisation import ControlledLayer
 from ncode_gen.solvers import SolveOptions
+from ncode_gen.solvers.options import Gradient
 
 DOUBLE = torch.float64
 
@@ -28,13 +30,13 @@ def randomised(flow, scale=0.5):
     return flow.double()
 
 
-def test_reflection_in_open_loop():
+def test_reflection_in_open_loop() -> None:
     flow = ControlledODE(ConstantField(3), OpenController(lambda c: -2 * c))
     x0 = torch.randn(7, 3)
     torch.testing.assert_close(flow(x0).state, -x0)
 
 
-def test_reflection_in_closed_loop():
+def test_reflection_in_closed_loop() -> None:
     controller = DynamicController(torch.zeros_like, lambda t, x, theta: -(math.pi**2) * x)
     flow = ControlledODE(ConstantField(3), controller, options=SolveOptions(steps=64))
     x0 = torch.randn(7, 3, dtype=DOUBLE)
@@ -45,7 +47,7 @@ def test_reflection_in_closed_loop():
     assert solution.control.shape == (9, 7, 3)
 
 
-def test_a_linear_field_is_the_matrix_exponential():
+def test_a_linear_field_is_the_matrix_exponential() -> None:
     torch.manual_seed(0)
     field = LinearField(3)
     matrices = 0.5 * torch.randn(5, 3, 3, dtype=DOUBLE)
@@ -69,7 +71,7 @@ FLOWS = {
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_the_log_determinant_is_that_of_the_jacobian(name):
+def test_the_log_determinant_is_that_of_the_jacobian(name: Any) -> None:
     flow = randomised(FLOWS[name], 0.3)
     x0, c = torch.randn(4, 3, dtype=DOUBLE), torch.randn(4, 2, dtype=DOUBLE)
     log_det = flow(x0, c, log_det=True).log_det[-1]
@@ -81,14 +83,14 @@ def test_the_log_determinant_is_that_of_the_jacobian(name):
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_the_inverse_undoes_the_flow(name):
+def test_the_inverse_undoes_the_flow(name: Any) -> None:
     flow = randomised(FLOWS[name], 0.3)
     x0, c = torch.randn(4, 3, dtype=DOUBLE), torch.randn(4, 2, dtype=DOUBLE)
     torch.testing.assert_close(flow.inverse(flow(x0, c).state, c).state, x0, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_many_states_under_one_control_are_as_many_samples(name):
+def test_many_states_under_one_control_are_as_many_samples(name: Any) -> None:
     flow = randomised(FLOWS[name], 0.3)
     x0, c = torch.randn(4, 5, 3, dtype=DOUBLE), torch.randn(4, 2, dtype=DOUBLE)
     together = flow(x0, c, log_det=True)
@@ -97,7 +99,7 @@ def test_many_states_under_one_control_are_as_many_samples(name):
     torch.testing.assert_close(together.log_det.flatten(1), apart.log_det)
 
 
-def test_many_states_pull_a_dynamic_control_apart():
+def test_many_states_pull_a_dynamic_control_apart() -> None:
     flow = randomised(NCODE(3, (8,), "closed", feedback="dynamic", condition=2), 0.3)
     x0, c = torch.randn(4, 5, 3, dtype=DOUBLE), torch.randn(4, 2, dtype=DOUBLE)
     apart = flow(x0.flatten(0, 1), c.repeat_interleave(5, 0))
@@ -107,7 +109,7 @@ def test_many_states_pull_a_dynamic_control_apart():
     assert together.status.startswith("ok")
 
 
-def test_gain_feedback_is_a_closed_loop_through_the_weights():
+def test_gain_feedback_is_a_closed_loop_through_the_weights() -> None:
     """The same field written the long way: theta = gamma(c, x, t) scales the rows of the last layer."""
     torch.manual_seed(0)
     closed, plain = MLPField(3, (8,), feedback=True), MLPField(3, (8,))
@@ -128,7 +130,7 @@ def test_gain_feedback_is_a_closed_loop_through_the_weights():
     torch.testing.assert_close(short.log_det, long.log_det)
 
 
-def test_the_flow_starts_as_the_identity_and_learns():
+def test_the_flow_starts_as_the_identity_and_learns() -> None:
     for loop in ("open", "closed"):
         flow = NCODE(2, (16,), loop)
         x0 = torch.randn(9, 2)
@@ -137,7 +139,7 @@ def test_the_flow_starts_as_the_identity_and_learns():
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in flow.parameters())
 
 
-def test_augmentation_adds_dimensions_that_start_at_zero():
+def test_augmentation_adds_dimensions_that_start_at_zero() -> None:
     flow = randomised(NCODE(2, (8,), "static", augment=3), 0.5)
     solution = flow(torch.randn(4, 2, dtype=DOUBLE))
     assert solution.state.shape == (4, 2)
@@ -153,7 +155,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("flow", "conditioned"), REFUSED.values(), ids=REFUSED)
-def test_a_map_that_may_fold_has_no_density_and_says_why(flow, conditioned):
+def test_a_map_that_may_fold_has_no_density_and_says_why(flow: Any, conditioned: Any) -> None:
     x0 = torch.randn(4, 2)
     condition = torch.randn(4, 2) if conditioned else x0
     with pytest.raises(DensityError, match="has no density"):
@@ -162,7 +164,7 @@ def test_a_map_that_may_fold_has_no_density_and_says_why(flow, conditioned):
         flow.inverse(x0, condition)
 
 
-def test_gamma_of_no_hidden_layer_is_linear():
+def test_gamma_of_no_hidden_layer_is_linear() -> None:
     flow = NCODE(2, (4,), "closed", feedback="weights", condition=3, gamma=())
     assert [type(part).__name__ for part in flow.controller.gamma.modules() if not list(part.children())] == [
         "Sequential", "ControlHead"
@@ -171,11 +173,11 @@ def test_gamma_of_no_hidden_layer_is_linear():
     assert flow(torch.randn(4, 2), torch.randn(4, 3)).state.shape == (4, 2)
 
 
-def test_a_static_flow_has_a_density_without_any_condition():
+def test_a_static_flow_has_a_density_without_any_condition() -> None:
     assert NCODE(2, loop="static")(torch.randn(4, 2), log_det=True).log_det.shape == (2, 4)
 
 
-def test_wrong_shapes_are_named():
+def test_wrong_shapes_are_named() -> None:
     flow = NCODE(2, loop="open", condition=3)
     with pytest.raises(ValueError, match=r"\(n, 2\)"):
         flow(torch.zeros(4, 3), torch.zeros(4, 3))
@@ -203,12 +205,12 @@ def test_wrong_shapes_are_named():
     ],
     ids=str,
 )
-def test_wrong_arguments_are_refused(wrong):
+def test_wrong_arguments_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"must be|takes|belong|choose|needs"):
         NCODE(2, **wrong)
 
 
-def test_the_whole_flow_compiles_as_one_graph():
+def test_the_whole_flow_compiles_as_one_graph() -> None:
     flow = NCODE(2, (8,), "closed", condition=3, steps=2)
     x0, c = torch.randn(4, 2), torch.randn(4, 3)
 
@@ -223,7 +225,7 @@ def test_the_whole_flow_compiles_as_one_graph():
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
-def test_a_flow_is_compiled_by_its_name(gradient):
+def test_a_flow_is_compiled_by_its_name(gradient: Gradient) -> None:
     flow = NCODE(2, (8,), "closed", feedback="weights", condition=3, steps=2, gradient=gradient)
     x0, c = torch.randn(4, 2), torch.randn(4, 3)
     compiled = torch.compile(flow, fullgraph=True, backend="aot_eager")
@@ -232,13 +234,13 @@ def test_a_flow_is_compiled_by_its_name(gradient):
     assert solution.nfe == 8
 
 
-def test_static_controller_ignores_the_condition():
+def test_static_controller_ignores_the_condition() -> None:
     flow = ControlledODE(MLPField(2, (4,)), StaticController(MLPField(2, (4,))))
     x0 = torch.randn(3, 2)
     torch.testing.assert_close(flow(x0, torch.randn(3, 9)).state, flow(x0).state)
 
 
-def test_a_layer_that_is_called_can_be_hashed():
+def test_a_layer_that_is_called_can_be_hashed() -> None:
     # torch 2.11 looks a callable object up in a set while it compiles.
     layer = ControlledLayer(2, 3)
     bound = layer.bind(layer.initial().split(layer.parts))

@@ -7,7 +7,7 @@ from ncode_gen.distributions.autoregressive import AutoregressivePosterior
 from ncode_gen.errors import UserError
 
 
-def test_the_density_is_that_of_the_map():
+def test_the_density_is_that_of_the_map() -> None:
     torch.manual_seed(0)
     posterior = AutoregressivePosterior(6, 4, None, hidden=16, layers=1, transforms=2).double()
     features, noise = torch.randn(3, 6).double(), torch.randn(3, 2, 4).double()
@@ -23,7 +23,7 @@ def test_the_density_is_that_of_the_map():
             torch.testing.assert_close(drawn.log_prob[n, k], base - torch.linalg.slogdet(jacobian).logabsdet)
 
 
-def test_the_start_is_the_latent_of_the_mean():
+def test_the_start_is_the_latent_of_the_mean() -> None:
     torch.manual_seed(0)
     posterior = AutoregressivePosterior(6, 4, None, hidden=16, layers=1, transforms=2)
     features = torch.randn(3, 6)
@@ -32,7 +32,7 @@ def test_the_start_is_the_latent_of_the_mean():
     )
 
 
-def test_without_the_library_there_is_one_message(monkeypatch):
+def test_without_the_library_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zuko.flows", None)
     with pytest.raises(UserError, match="pip install"):
         AutoregressivePosterior(6, 4, None, hidden=16, layers=1, transforms=2)

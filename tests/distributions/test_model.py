@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def model_of(recipe, shape=(1, 8, 8)):
 
 @pytest.mark.parametrize("flow", LOOPS.values(), ids=LOOPS)
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic"])
-def test_every_flow_and_likelihood_go_together(flow, likelihood):
+def test_every_flow_and_likelihood_go_together(flow: Any, likelihood: str) -> None:
     model = model_of(small(flow, decoder=section("decoder"), likelihood=section("likelihood", kind=likelihood)))
     images = torch.rand(3, 1, 8, 8)
     assert model.sample(5).shape == (5, 1, 8, 8)
@@ -52,14 +53,14 @@ def test_every_flow_and_likelihood_go_together(flow, likelihood):
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 13, 20), (1, 5, 9), (3, 64, 64), (1, 8, 8)])
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
-def test_networks_fit_images_of_any_size(shape, kind):
+def test_networks_fit_images_of_any_size(shape: Any, kind: str) -> None:
     recipe = small(decoder=section("decoder", kind=kind, width=4))
     recipe = dataclasses.replace(recipe, encoder=section("encoder", kind=kind, width=4))
     assert model_of(recipe, shape).reconstruct(torch.rand(2, *shape)).shape == (2, *shape)
     assert max(pyramid(*shape[1:])[-1]) <= 8
 
 
-def test_the_deterministic_autoencoder_starts_all_latents_at_one_point():
+def test_the_deterministic_autoencoder_starts_all_latents_at_one_point() -> None:
     recipe = small(
         LOOPS["open"], objective=section("objective", kind="autoencoder"), prior=section("prior", kind="mixture")
     )
@@ -71,7 +72,7 @@ def test_the_deterministic_autoencoder_starts_all_latents_at_one_point():
         model.log_likelihood(torch.rand(3, 1, 8, 8))
 
 
-def test_a_dynamic_closed_loop_serves_the_autoencoder():
+def test_a_dynamic_closed_loop_serves_the_autoencoder() -> None:
     recipe = small(
         section("flow", loop="closed", feedback="dynamic", hidden=4),
         objective=section("objective", kind="autoencoder"),
@@ -80,7 +81,7 @@ def test_a_dynamic_closed_loop_serves_the_autoencoder():
     assert model_of(recipe).encode(torch.rand(3, 1, 8, 8)).shape == (3, 4)
 
 
-def test_the_same_seed_gives_the_same_samples():
+def test_the_same_seed_gives_the_same_samples() -> None:
     model = model_of(small())
     one, two = (model.sample(6, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, two)
@@ -97,7 +98,7 @@ def test_the_same_seed_gives_the_same_samples():
         (torch.full((2, 1, 8, 8), float("nan")), "without NaN"),
     ],
 )
-def test_wrong_images_are_refused_with_the_reason(images, message):
+def test_wrong_images_are_refused_with_the_reason(images: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model_of(small()).encode(images)
 
@@ -108,7 +109,7 @@ class _Linear(Likelihood):
     outputs, levels, noisy, protocol = 1, 1, False, "as they are"
     scale = 0.5
 
-    def target(self, images, uniform):
+    def target(self, images, uniform=None):
         return images
 
     def log_prob(self, output, target):
@@ -158,7 +159,7 @@ def linear_gaussian(dim=2, pixels=6, exact=False):
     return model.eval().requires_grad_(False), marginal
 
 
-def test_the_importance_weighted_bound_rises_to_the_known_marginal_likelihood():
+def test_the_importance_weighted_bound_rises_to_the_known_marginal_likelihood() -> None:
     model, marginal = linear_gaussian()
     images = torch.rand(200, 1, 1, 6)
     truth = marginal.log_prob(images.flatten(1)).mean().item()
@@ -171,14 +172,14 @@ def test_the_importance_weighted_bound_rises_to_the_known_marginal_likelihood():
     assert means[-1] == pytest.approx(truth, abs=0.1)
 
 
-def test_with_the_true_posterior_one_particle_is_the_marginal_likelihood():
+def test_with_the_true_posterior_one_particle_is_the_marginal_likelihood() -> None:
     model, marginal = linear_gaussian(exact=True)
     images = torch.rand(20, 1, 1, 6)
     truth = marginal.log_prob(images.flatten(1))
     torch.testing.assert_close(model.log_likelihood(images, particles=1), truth, atol=1e-3, rtol=0)
 
 
-def test_the_density_of_the_posterior_integrates_to_one():
+def test_the_density_of_the_posterior_integrates_to_one() -> None:
     torch.manual_seed(0)
     flow = section("flow", loop="closed", hidden=8, steps=32)
     model = model_of(Recipe(latent=section("latent", dim=1), flow=flow))
@@ -189,7 +190,7 @@ def test_the_density_of_the_posterior_integrates_to_one():
     assert torch.trapezoid(log_q[0].exp(), latents[0, :, 0]).abs().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_particles_are_a_mean_over_weights():
+def test_particles_are_a_mean_over_weights() -> None:
     model = model_of(small())
     target, noise = torch.rand(2, 1, 8, 8).round(), torch.randn(2, 5, 4)
     terms = model.elbo_terms(target, noise)
@@ -201,7 +202,7 @@ def test_particles_are_a_mean_over_weights():
 
 @pytest.mark.parametrize("control", ["all", "last", "low-rank", "film"])
 @pytest.mark.parametrize("loop", ["open", "closed"])
-def test_a_fresh_autoencoder_gives_each_image_a_code_of_its_own(loop, control):
+def test_a_fresh_autoencoder_gives_each_image_a_code_of_its_own(loop: str, control: str) -> None:
     torch.manual_seed(0)
     sections = {
         "objective": section("objective", kind="autoencoder"),

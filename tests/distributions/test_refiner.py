@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def refined_model():
     return model
 
 
-def test_it_begins_as_mean_and_noise_of_the_residuals_deviation():
+def test_it_begins_as_mean_and_noise_of_the_residuals_deviation() -> None:
     torch.manual_seed(0)
     refiner = Refiner(3, (2, 8, 8), width=8, noise=0.5, steps=64)
     images, latents = torch.rand(50, 2, 8, 8), torch.randn(50, 3)
@@ -51,14 +53,14 @@ def test_it_begins_as_mean_and_noise_of_the_residuals_deviation():
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 9), (1, 28, 28), (3, 33, 18), (1, 1, 1)], ids=str)
-def test_it_takes_images_of_any_size(shape):
+def test_it_takes_images_of_any_size(shape: Any) -> None:
     refiner = random_refiner(shape)
     means, latents = torch.rand(2, *shape), torch.randn(2, 3)
     images = refiner.sample(means, latents, torch.randn(2, *shape))
     assert images.shape == means.shape and bool(((images >= 0) & (images <= 1)).all())
 
 
-def test_the_loss_is_the_error_about_the_velocity_of_straight_lines():
+def test_the_loss_is_the_error_about_the_velocity_of_straight_lines() -> None:
     refiner = random_refiner(noise=0.25)
     images, means, latents = torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8), torch.randn(5, 3)
     noise, t = torch.randn(5, 1, 8, 8), torch.rand(5)
@@ -74,7 +76,7 @@ def test_the_loss_is_the_error_about_the_velocity_of_straight_lines():
         torch.testing.assert_close(found[i], error * variance / 0.25**2)
 
 
-def test_a_perfect_field_brings_every_mean_to_its_image():
+def test_a_perfect_field_brings_every_mean_to_its_image() -> None:
     """With one image for all, flow matching has the exact solution v = (end - x) / (1 - t)."""
     torch.manual_seed(0)
     refiner = Refiner(2, (1, 4, 4), width=16, blocks=2, noise=1.0, steps=8)
@@ -93,7 +95,7 @@ def test_a_perfect_field_brings_every_mean_to_its_image():
     assert float((drawn - image).square().mean()) < 0.1 * float((torch.rand(32, 1, 4, 4) - image).square().mean())
 
 
-def test_a_trajectory_ends_with_the_image():
+def test_a_trajectory_ends_with_the_image() -> None:
     refiner = random_refiner(steps=8)
     means, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
     path = refiner.trajectory(means, latents, noise, torch.linspace(0, 1, 9))
@@ -105,7 +107,7 @@ def test_a_trajectory_ends_with_the_image():
     assert torch.equal(refiner.trajectory(means, latents, noise, torch.zeros(1))[0], path[0])
 
 
-def test_in_half_precision_layers_round_and_states_do_not():
+def test_in_half_precision_layers_round_and_states_do_not() -> None:
     model, latents = refined_model(), torch.randn(6, 3)
     times = torch.linspace(0, 1, 3)
 
@@ -125,7 +127,7 @@ def test_in_half_precision_layers_round_and_states_do_not():
     assert all(torch.equal(again, exact) for again, exact in zip(drawn(), whole, strict=True))
 
 
-def test_a_step_looks_ahead_as_far_as_it_is_told():
+def test_a_step_looks_ahead_as_far_as_it_is_told() -> None:
     means, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
     refiner = random_refiner(steps=1, alpha=0.3)
     condition = torch.cat([latents, means.flatten(1)], 1)
@@ -139,7 +141,7 @@ def test_a_step_looks_ahead_as_far_as_it_is_told():
     torch.testing.assert_close(refiner.sample(means, latents, noise), (means + end).clamp(0, 1))
 
 
-def test_of_residuals_of_mean_zero_the_network_is_not_evaluated_at_noise():
+def test_of_residuals_of_mean_zero_the_network_is_not_evaluated_at_noise() -> None:
     means, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
     refiner = random_refiner(steps=1, alpha=0.3, zero_mean_residual=True)
     condition = torch.cat([latents, means.flatten(1)], 1)
@@ -155,7 +157,7 @@ def test_of_residuals_of_mean_zero_the_network_is_not_evaluated_at_noise():
 
 
 @pytest.mark.parametrize(("loop", "decides"), [("open", True), ("static", False)])
-def test_what_latents_decide_beside_their_means(loop, decides):
+def test_what_latents_decide_beside_their_means(loop: str, decides: bool) -> None:
     means, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
     refiner = random_refiner(loop=loop)
     one, other = (refiner.sample(means, latents, noise) for latents in torch.randn(2, 2, 3))
@@ -163,7 +165,7 @@ def test_what_latents_decide_beside_their_means(loop, decides):
     assert not torch.allclose(one, refiner.sample(means.flip(0), torch.randn(2, 3), noise), atol=1e-3)
 
 
-def test_samples_are_refined_and_do_not_depend_on_the_batch():
+def test_samples_are_refined_and_do_not_depend_on_the_batch() -> None:
     model = refined_model()
     one, two = (model.sample(5, torch.Generator().manual_seed(0), batch=batch) for batch in (5, 2))
     torch.testing.assert_close(one, two)
@@ -176,7 +178,7 @@ def test_samples_are_refined_and_do_not_depend_on_the_batch():
     assert model.image_trajectories(latents, torch.linspace(0, 1, 3)) == {}
 
 
-def test_likelihoods_know_nothing_of_it():
+def test_likelihoods_know_nothing_of_it() -> None:
     model = refined_model()
     images = torch.rand(3, 1, 8, 8)
     with_it = model.log_likelihood(images, 4, torch.Generator().manual_seed(0))

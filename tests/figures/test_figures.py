@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +30,7 @@ def images(n=30, channels=1):
     ],
     ids=["open", "one dimension", "closed", "closed, weights", "autoencoder"],
 )
-def test_every_model_with_a_flow_has_all_pictures(tmp_path, recipe):
+def test_every_model_with_a_flow_has_all_pictures(tmp_path: Path, recipe: Any) -> None:
     model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
     files = draw_gallery(model, images(), tmp_path, title="test")
     assert [file.stem for file in files] == [
@@ -46,7 +49,7 @@ def test_every_model_with_a_flow_has_all_pictures(tmp_path, recipe):
     ],
     ids=["ncode decoder", "anode", "iaf", "flow prior"],
 )
-def test_every_kind_of_model_can_be_drawn(tmp_path, recipe):
+def test_every_kind_of_model_can_be_drawn(tmp_path: Path, recipe: Any) -> None:
     recipe.check()
     model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
     names = {file.stem for file in draw_gallery(model, images(), tmp_path, title="test")}
@@ -55,12 +58,12 @@ def test_every_kind_of_model_can_be_drawn(tmp_path, recipe):
     assert ("trajectories" in names) == (recipe.flow.loop in ("static", "open"))
 
 
-def test_without_a_flow_there_are_no_trajectories(tmp_path):
+def test_without_a_flow_there_are_no_trajectories(tmp_path: Path) -> None:
     model = build_model(Recipe(flow=section("flow", loop="none")), (3, 8, 8)).eval().requires_grad_(False)
     assert len(draw_gallery(model, images(3, 3), tmp_path, title="test")) == 3
 
 
-def test_the_plane_holds_the_two_strongest_directions():
+def test_the_plane_holds_the_two_strongest_directions() -> None:
     points = torch.randn(500, 4) * torch.tensor([0.1, 5.0, 0.1, 2.0])
     _, plane, shares = principal_plane(points)
     assert plane[0].abs().argmax() == 1 and plane[1].abs().argmax() == 3

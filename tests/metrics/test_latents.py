@@ -37,16 +37,16 @@ def images(n, seed=0):
     return TensorImages(pixels.byte(), labels)
 
 
-def test_classes_that_a_latent_shows_are_read():
+def test_classes_that_a_latent_shows_are_read() -> None:
     score = linear_probe(exact(), images(300), images(100, 1))
     assert score.value == 1.0
 
 
-def test_a_probe_needs_labels():
+def test_a_probe_needs_labels() -> None:
     with pytest.raises(ValueError, match="labelled"):
         linear_probe(exact(), TensorImages(images(9).pixels), images(9))
 
 
-def test_a_nearly_straight_path_scores_one():
+def test_a_nearly_straight_path_scores_one() -> None:
     score = interpolation_score(exact(), images(20).first(20), Pixels(), steps=8)
     assert 1.0 <= score.value < 1.05  # pictures are rounded to 8 bits

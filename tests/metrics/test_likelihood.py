@@ -20,7 +20,7 @@ def model_of(flow, scale=0.4):
     return model
 
 
-def test_a_coarse_solver_is_found_out():
+def test_a_coarse_solver_is_found_out() -> None:
     """A strong flow solved by one Euler step scores otherwise than the flow itself, and both values are told."""
     model = model_of(section("flow", method="euler", steps=1, hidden=16))
     scores = score_likelihood(model, IMAGES, 8, quiet=True)
@@ -34,7 +34,7 @@ def test_a_coarse_solver_is_found_out():
     assert torch.cat([bound for _, bound in again]).mean().item() == pytest.approx(-scores.nll.value, abs=0.05)
 
 
-def test_random_numbers_do_not_depend_on_how_many_are_handled_at_a_time():
+def test_random_numbers_do_not_depend_on_how_many_are_handled_at_a_time() -> None:
     model = model_of(section("flow", hidden=16))
 
     def bounds(budget):
@@ -46,24 +46,24 @@ def test_random_numbers_do_not_depend_on_how_many_are_handled_at_a_time():
     torch.testing.assert_close(pieces, whole, atol=1e-3, rtol=1e-5)
 
 
-def test_a_gentle_flow_needs_no_more_than_one_doubling():
+def test_a_gentle_flow_needs_no_more_than_one_doubling() -> None:
     steps, moved = refine_steps(model_of(section("flow", steps=4, hidden=16), 0.05), IMAGES.first(40), 0)
     assert steps == 8 and moved < 0.05
 
 
-def test_a_flow_too_stiff_to_score_is_not_scored():
+def test_a_flow_too_stiff_to_score_is_not_scored() -> None:
     with pytest.raises(ValueError, match="too stiff"):
         refine_steps(model_of(section("flow", steps=128, hidden=64), 40.0), IMAGES.first(8), 0)
 
 
-def test_without_a_flow_there_is_nothing_to_refine():
+def test_without_a_flow_there_is_nothing_to_refine() -> None:
     scores = score_likelihood(model_of(section("flow", loop="none")), IMAGES, 4, quiet=True)
     assert scores.solver == "none" and scores.moved == 0 and scores.nll_gap == 0
     assert scores.nll.value < -scores.elbo.value
     assert scores.bits_per_dim.value == pytest.approx(scores.nll.value / (64 * 0.6931472), rel=1e-5)
 
 
-def test_a_deterministic_autoencoder_has_no_likelihood():
+def test_a_deterministic_autoencoder_has_no_likelihood() -> None:
     recipe = Recipe(
         latent=section("latent", dim=4),
         objective=section("objective", kind="autoencoder"),

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,11 +18,11 @@ def stirred(shape=(1, 28, 28), canvas="latent", blocks=1):
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 13, 20), (1, 8, 8)])
 @pytest.mark.parametrize("canvas", ["latent", "learned"])
-def test_it_fits_images_of_any_size(shape, canvas):
+def test_it_fits_images_of_any_size(shape: Any, canvas: str) -> None:
     assert stirred(shape, canvas)(torch.randn(3, 4)).shape == (3, *shape)
 
 
-def test_flows_start_as_the_identity():
+def test_flows_start_as_the_identity() -> None:
     decoder = FlowDecoder(4, (1, 28, 28), width=4, blocks=2)
     flows = [flow for level in decoder.levels for flow in level.flows]
     assert len(flows) == 4
@@ -29,13 +31,13 @@ def test_flows_start_as_the_identity():
         torch.testing.assert_close(flow(maps, torch.randn(2, 8)).state, maps)
 
 
-def test_the_latent_decides_the_flow_of_a_learned_canvas():
+def test_the_latent_decides_the_flow_of_a_learned_canvas() -> None:
     pictures = stirred(canvas="learned")(torch.randn(2, 4))
     assert (pictures[0] - pictures[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("shape, blocks", [((1, 28, 28), 1), ((1, 28, 28), 2), ((3, 6, 5), 1)])
-def test_the_film_ends_with_the_picture_and_starts_without_flow(shape, blocks):
+def test_the_film_ends_with_the_picture_and_starts_without_flow(shape: Any, blocks: int) -> None:
     decoder = stirred(shape, blocks=blocks)
     latents = torch.randn(3, 4)
     film = decoder.trajectory(latents, [0.0, 0.3, 0.5, 0.9, 1.0])
@@ -46,11 +48,11 @@ def test_the_film_ends_with_the_picture_and_starts_without_flow(shape, blocks):
 
 
 @pytest.mark.parametrize("times", [[0.5, 0.2], [-0.1, 0.5], [0.5, 1.1]])
-def test_times_out_of_order_or_range_are_refused(times):
+def test_times_out_of_order_or_range_are_refused(times: Any) -> None:
     with pytest.raises(ValueError, match="times must rise"):
         stirred().trajectory(torch.randn(1, 4), times)
 
 
-def test_an_unknown_canvas_is_refused():
+def test_an_unknown_canvas_is_refused() -> None:
     with pytest.raises(ValueError, match="canvas must be"):
         FlowDecoder(4, (1, 8, 8), width=4, blocks=1, canvas="blank")

@@ -1,5 +1,6 @@
 import math
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from ncode_gen.solvers import Outcome, SolveOptions, solve
 DOUBLE = torch.float64
 UNIT = torch.tensor([0.0, 1.0], dtype=DOUBLE)
 METHODS = ("dopri5", "tsit5")
-FLOWS = {
+FLOWS: dict[str, dict[str, Any]] = {
     "static": {"loop": "static"},
     "open": {"loop": "open"},
     "open, own dynamics": {"loop": "open", "dynamics": True},
@@ -34,7 +35,7 @@ def random_flow(name, dtype=DOUBLE, scale=0.6, **solver):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", FLOWS)
-def test_states_and_gradients_agree_with_a_much_finer_solver(name, method):
+def test_states_and_gradients_agree_with_a_much_finer_solver(name: Any, method: Any) -> None:
     torch.manual_seed(3)
     flow = random_flow(name, scale=0.25)
     x, c = torch.randn(6, 3, dtype=DOUBLE), torch.randn(6, 2, dtype=DOUBLE)
@@ -52,7 +53,7 @@ def test_states_and_gradients_agree_with_a_much_finer_solver(name, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_stiff_field_is_solved_too(method):
+def test_a_stiff_field_is_solved_too(method: Any) -> None:
     torch.manual_seed(0)
     decay = torch.tensor([1.0, 30.0, 1000.0], dtype=DOUBLE)
     turn = torch.linalg.qr(torch.randn(4, 3, 3, dtype=DOUBLE))[0]
@@ -72,7 +73,7 @@ def test_a_stiff_field_is_solved_too(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_requested_times_are_interpolated_forwards_and_backwards(method):
+def test_requested_times_are_interpolated_forwards_and_backwards(method: Any) -> None:
     times = torch.linspace(0, 2, 23, dtype=DOUBLE)
     start = torch.rand(5, 1, dtype=DOUBLE)
 
@@ -87,7 +88,7 @@ def test_requested_times_are_interpolated_forwards_and_backwards(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_gradcheck_passes_through_every_requested_time(method):
+def test_gradcheck_passes_through_every_requested_time(method: Any) -> None:
     torch.manual_seed(1)
     flow = random_flow("film", scale=0.4)
     times = torch.tensor([0.0, 0.3, 1.0], dtype=DOUBLE)
@@ -101,7 +102,7 @@ def test_gradcheck_passes_through_every_requested_time(method):
 
 @pytest.mark.parametrize("name", FLOWS)
 @pytest.mark.parametrize("method", METHODS)
-def test_in_every_batch_a_sample_has_the_same_result_bit_for_bit(name, method):
+def test_in_every_batch_a_sample_has_the_same_result_bit_for_bit(name: Any, method: Any) -> None:
     """Nine flows, two methods and 56 batches each: 1,008 random batches."""
     for seed in range(14):
         torch.manual_seed(seed)
@@ -119,7 +120,7 @@ def test_in_every_batch_a_sample_has_the_same_result_bit_for_bit(name, method):
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_with_fixed_steps_a_sample_depends_on_its_batch_by_rounding_only(name):
+def test_with_fixed_steps_a_sample_depends_on_its_batch_by_rounding_only(name: Any) -> None:
     torch.manual_seed(0)
     flow = random_flow(name)
     x, c = torch.randn(30, 3, dtype=DOUBLE), torch.randn(30, 2, dtype=DOUBLE)
@@ -130,7 +131,7 @@ def test_with_fixed_steps_a_sample_depends_on_its_batch_by_rounding_only(name):
             torch.testing.assert_close(flow(x[some], c[some]).state, whole[some], atol=1e-9, rtol=1e-9)
 
 
-def test_the_replay_under_autograd_returns_the_bits_of_the_search():
+def test_the_replay_under_autograd_returns_the_bits_of_the_search() -> None:
     torch.manual_seed(0)
     flow = random_flow("closed, weights", torch.float32, 0.5)
     x, c = torch.randn(40, 3), torch.randn(40, 2)
@@ -147,7 +148,7 @@ def blow_up(t, state):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_sample_has_an_outcome_and_keeps_its_last_state(method):
+def test_each_sample_has_an_outcome_and_keeps_its_last_state(method: Any) -> None:
     start = torch.tensor([0.5, 2.0, math.nan, 0.0, 1e30, math.inf], requires_grad=True)
     solution = solve(blow_up, (start,), torch.tensor([0.0, 0.25, 1.0]), SolveOptions(method=method, max_steps=300))
     assert solution.outcomes[[0, 3]].tolist() == [Outcome.REACHED] * 2
@@ -160,7 +161,7 @@ def test_each_sample_has_an_outcome_and_keeps_its_last_state(method):
     assert torch.isfinite(start.grad[[0, 3]]).all()
 
 
-def test_at_the_step_cap_the_last_state_is_returned():
+def test_at_the_step_cap_the_last_state_is_returned() -> None:
     def fast(t, state):
         return (-1e4 * state[0],)
 
@@ -178,7 +179,7 @@ def test_at_the_step_cap_the_last_state_is_returned():
     poison=st.sampled_from([None, math.nan, math.inf, -math.inf, 1e30]),
     seed=st.integers(0, 10_000),
 )
-def test_no_field_and_no_number_raises_or_hangs(name, method, scale, poison, seed):
+def test_no_field_and_no_number_raises_or_hangs(name: Any, method: Any, scale: Any, poison: Any, seed: Any) -> None:
     torch.manual_seed(seed)
     flow = random_flow(name, torch.float32, scale)
     x, c = torch.randn(5, 3), torch.randn(5, 2)
@@ -190,7 +191,7 @@ def test_no_field_and_no_number_raises_or_hangs(name, method, scale, poison, see
     assert bool(torch.isfinite(solution.state[2:]).all())
 
 
-def test_a_lost_sample_leaves_no_trace_in_shared_gradients():
+def test_a_lost_sample_leaves_no_trace_in_shared_gradients() -> None:
     torch.manual_seed(0)
     flow = random_flow("closed, weights", torch.float32)
     x, c = torch.randn(5, 3), torch.randn(5, 2)
@@ -204,7 +205,7 @@ def test_a_lost_sample_leaves_no_trace_in_shared_gradients():
     torch.testing.assert_close(*gradients)
 
 
-def test_tolerances_and_times_that_make_no_sense_are_refused():
+def test_tolerances_and_times_that_make_no_sense_are_refused() -> None:
     one = (torch.ones(1),)
     with pytest.raises(ValueError, match="tolerances"):
         solve(blow_up, one, UNIT, SolveOptions(method="dopri5", atol=0.0))

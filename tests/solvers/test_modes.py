@@ -1,11 +1,13 @@
 """Threads, automatic casting, tracing, other dtypes: never a wrong number."""
 
 import copy
+import functools
 import io
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +46,7 @@ THREADS = 8
 
 
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "rk4"])
-def test_eight_threads_find_what_one_finds(method):
+def test_eight_threads_find_what_one_finds(method: str) -> None:
     flow = flow_of(method=method, rtol=1e-4, atol=1e-4)
     alone = [flow(x[None], x[None]).state for x in X]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -53,9 +55,30 @@ def test_eight_threads_find_what_one_finds(method):
             assert all(map(torch.equal, alone, together))
 
 
+def test_threads_that_sample_and_solve_at_once_find_what_they_find_one_after_the_other() -> None:
+    model = ncode_gen.load(str(ROOT / "checkpoints" / "digits-ncode-open"))
+    flow = flow_of(method="dopri5", rtol=1e-4, atol=1e-4)
+
+    def adaptive(options):
+        return options.but(method="tsit5", rtol=1e-4, atol=1e-4)
+
+    def sampled() -> torch.Tensor:
+        images = model.sample(40, torch.Generator().manual_seed(0))
+        return torch.cat([images.flatten(), model.trajectory(images, adjust=adaptive).states.flatten()])
+
+    def solved() -> torch.Tensor:
+        return flow(X, OTHER, log_det=True).state
+
+    works = [sampled, solved] * (THREADS // 2)
+    alone = [work() for work in works]
+    with ThreadPoolExecutor(THREADS) as pool:
+        together = list(pool.map(lambda work: work(), works))
+    assert all(map(torch.equal, alone, together))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("method", ["rk4", "dopri5", "torchdiffeq:dopri5", "torchdiffeq:rk4"])
-def test_automatic_casting_does_not_reach_into_a_solve(method, dtype):
+def test_automatic_casting_does_not_reach_into_a_solve(method: str, dtype: Any) -> None:
     flow, layer = flow_of(method=method), torch.nn.Linear(3, 3)
 
     def derivative(t, state):
@@ -76,7 +99,7 @@ def test_automatic_casting_does_not_reach_into_a_solve(method, dtype):
         assert torch.equal(one.state, other.state) and one.nfe == other.nfe
 
 
-def test_layers_cast_by_the_derivative_itself_leave_the_state_its_dtype():
+def test_layers_cast_by_the_derivative_itself_leave_the_state_its_dtype() -> None:
     def derivative(t, state):
         return ((-state[0]).bfloat16(),)
 
@@ -86,10 +109,10 @@ def test_layers_cast_by_the_derivative_itself_leave_the_state_its_dtype():
 
 
 @pytest.mark.parametrize("mode", ["real", "symbolic"])
-def test_a_graph_by_make_fx_works_for_other_inputs(mode):
+def test_a_graph_by_make_fx_works_for_other_inputs(mode: str) -> None:
     flow = flow_of()
     if mode == "real":
-        graph = make_fx(lambda x: flow(x, x).state)(X)
+        graph: Any = make_fx(lambda x: flow(x, x).state)(X)
     else:
         given = dict(flow.named_parameters())
         held = make_fx(
@@ -97,13 +120,12 @@ def test_a_graph_by_make_fx_works_for_other_inputs(mode):
             tracing_mode="fake",
         )(given, X)
 
-        def graph(x):
-            return held(given, x)
+        graph = functools.partial(held, given)
 
     torch.testing.assert_close(graph(OTHER), flow(OTHER, OTHER).state, atol=1e-5, rtol=1e-5)
 
 
-def test_a_trace_and_an_export_work_for_other_inputs():
+def test_a_trace_and_an_export_work_for_other_inputs() -> None:
     model = State(flow_of())
     expected = model(OTHER)
     torch.testing.assert_close(torch.jit.trace(model, X)(OTHER), expected, atol=1e-5, rtol=1e-5)
@@ -113,7 +135,7 @@ def test_a_trace_and_an_export_work_for_other_inputs():
 
 
 @pytest.mark.parametrize("method", ["dopri5", "torchdiffeq:dopri5"])
-def test_adaptive_solves_say_that_they_cannot_be_traced(method):
+def test_adaptive_solves_say_that_they_cannot_be_traced(method: str) -> None:
     flow = flow_of(method=method)
     with pytest.raises(ValueError, match="chooses its steps by numbers"):
         torch.jit.trace(State(flow), X)
@@ -123,7 +145,7 @@ def test_adaptive_solves_say_that_they_cannot_be_traced(method):
         NCODE(3, method=method)(torch.randn(5, 3))
 
 
-def test_fake_and_meta_tensors_have_shapes_and_no_crash():
+def test_fake_and_meta_tensors_have_shapes_and_no_crash() -> None:
     with FakeTensorMode():
         assert NCODE(3)(torch.randn(5, 3)).state.shape == (5, 3)
     with torch.device("meta"):
@@ -132,7 +154,7 @@ def test_fake_and_meta_tensors_have_shapes_and_no_crash():
     assert bool(flow(X, X).state.isfinite().all())
 
 
-def test_a_mode_that_counts_operations_sees_them_and_changes_nothing():
+def test_a_mode_that_counts_operations_sees_them_and_changes_nothing() -> None:
     for method in ("rk4", "dopri5"):
         flow = flow_of(method=method)
         with FlopCounterMode(display=False) as counter:
@@ -142,7 +164,7 @@ def test_a_mode_that_counts_operations_sees_them_and_changes_nothing():
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
-def test_double_weights_take_double_states(method):
+def test_double_weights_take_double_states(method: str) -> None:
     flow = flow_of(method=method)
     twice = copy.deepcopy(flow).double()
     torch.testing.assert_close(twice(X.double(), X.double()).state.float(), flow(X, X).state, atol=1e-4, rtol=1e-4)
@@ -155,7 +177,7 @@ def test_double_weights_take_double_states(method):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_weights_are_solved_on_a_grid_and_refused_by_adaptive_methods(dtype):
+def test_half_weights_are_solved_on_a_grid_and_refused_by_adaptive_methods(dtype: Any) -> None:
     flow = flow_of().to(dtype)
     found = flow(X.to(dtype), X.to(dtype)).state
     assert found.dtype == dtype
@@ -164,7 +186,7 @@ def test_half_weights_are_solved_on_a_grid_and_refused_by_adaptive_methods(dtype
         flow(X.to(dtype), X.to(dtype), options=flow.options.but(method="dopri5"))
 
 
-def test_another_default_dtype_changes_no_result():
+def test_another_default_dtype_changes_no_result() -> None:
     flow = flow_of()
     expected = flow(X, X).state
     torch.set_default_dtype(torch.float64)
@@ -183,7 +205,7 @@ def test_another_default_dtype_changes_no_result():
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5", "tsit5", "torchdiffeq:rk4"])
-def test_no_samples_have_no_states(method):
+def test_no_samples_have_no_states(method: str) -> None:
     flow = flow_of(method=method)
     empty = torch.zeros(0, 3)
     assert flow(empty, empty).states.shape == (2, 0, 3)
@@ -191,7 +213,7 @@ def test_no_samples_have_no_states(method):
 
 
 @pytest.mark.parametrize("name", ["digits-ncode-open", "mnist-ncode-refined", "mnist-ncode-decoder"])
-def test_a_model_answers_for_no_images(name):
+def test_a_model_answers_for_no_images(name: str) -> None:
     model = ncode_gen.load(Path("checkpoints") / name)
     images, latents = torch.zeros(0, *model.shape), torch.zeros(0, model.dim)
     for found in (model.reconstruct(images), model.decode(latents), model.sample_images(latents)):
@@ -202,7 +224,7 @@ def test_a_model_answers_for_no_images(name):
         assert model.log_likelihood(images, 2).shape == (0,)
 
 
-def test_wrong_states_and_derivatives_are_named_by_every_method():
+def test_wrong_states_and_derivatives_are_named_by_every_method() -> None:
     x = torch.ones(4, 2)
     for method in ("rk4", "dopri5", "torchdiffeq:dopri5", "torchdiffeq:euler"):
 
@@ -250,7 +272,7 @@ def test_wrong_states_and_derivatives_are_named_by_every_method():
         run(lambda t, s: [-s[0]])  # a list is as clear as a tuple
 
 
-def test_an_error_of_the_derivative_is_not_taken_for_the_solvers():
+def test_an_error_of_the_derivative_is_not_taken_for_the_solvers() -> None:
     def broken(t, state):
         raise ValueError("underflow in dt, says the user's own code")
 
@@ -260,7 +282,7 @@ def test_an_error_of_the_derivative_is_not_taken_for_the_solvers():
 
 
 @pytest.mark.parametrize("method", ["torchdiffeq:dopri5", "torchdiffeq:bosh3", "torchdiffeq:scipy_solver"])
-def test_where_torchdiffeq_gives_up_the_samples_are_lost_and_told(method):
+def test_where_torchdiffeq_gives_up_the_samples_are_lost_and_told(method: str) -> None:
     blowing_up = solve(
         lambda t, s: (s[0] ** 2,), (torch.ones(3),), [0.0, 0.5, 2.0], SolveOptions(method=method, max_steps=200)
     )
@@ -272,7 +294,7 @@ SHIPPED = sorted(path.parent.name for path in (ROOT / "checkpoints").glob("*/rec
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_models_are_pickled_copied_and_converted(name):
+def test_shipped_models_are_pickled_copied_and_converted(name: Any) -> None:
     model = ncode_gen.load(Path("checkpoints") / name)
     images = model.sample(2, torch.Generator().manual_seed(0))
     file = io.BytesIO()
@@ -293,7 +315,7 @@ def test_shipped_models_are_pickled_copied_and_converted(name):
                 half.log_likelihood(images, 2)
 
 
-def test_what_casting_made_half_is_taken_back():
+def test_what_casting_made_half_is_taken_back() -> None:
     layer, flow = torch.nn.Linear(3, 3), flow_of()
     with torch.autocast("cpu", torch.bfloat16):
         half = layer(X)
@@ -307,7 +329,7 @@ def test_what_casting_made_half_is_taken_back():
 
 
 @pytest.mark.parametrize("name", ["digits-ncode-open", "mnist-ncode-decoder", "mnist-ncode-open-flow"])
-def test_a_model_computes_the_same_under_casting(name):
+def test_a_model_computes_the_same_under_casting(name: str) -> None:
     model = ncode_gen.load(Path("checkpoints") / name)
     images = model.sample(4, torch.Generator().manual_seed(0))
 
@@ -324,7 +346,7 @@ def test_a_model_computes_the_same_under_casting(name):
         assert all(map(torch.equal, plain, all_of_it()))
 
 
-def test_a_control_of_another_shape_is_named():
+def test_a_control_of_another_shape_is_named() -> None:
     from ncode_gen.control import ConstantField, ControlledODE, OpenController
 
     for gamma, message in (

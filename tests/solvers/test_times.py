@@ -1,6 +1,7 @@
 """Times of a solve: one documented answer for every form, from every method."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ METHODS = [
     *("torchdiffeq:dopri5", "torchdiffeq:dopri8", "torchdiffeq:rk4", "torchdiffeq:implicit_adams"),
     "torchdiffeq:scipy_solver",
 ]
-FORMS = {
+FORMS: dict[str, Any] = {
     "integers": torch.tensor([0, 1, 2, 3]),
     "list": [0, 1, 2.0, 3],
     "tuple": (0, 1, 2, 3),
@@ -25,7 +26,7 @@ FORMS = {
     "half": torch.arange(4.0).half(),
     "list of tensors": [torch.tensor(0), torch.tensor(1.0), 2, 3],
 }
-WRONG = {
+WRONG: dict[str, tuple[Any, str]] = {
     "equal": ([0.0, 1.0, 1.0], "strictly"),
     "unsorted": ([0.0, 2.0, 1.0], "strictly"),
     "back and forth": (torch.tensor([1.0, 0.0, 2.0]), "strictly"),
@@ -53,7 +54,7 @@ def decay(t, state):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_times_means_the_same(form, method):
+def test_every_form_of_times_means_the_same(form: Any, method: Any) -> None:
     found = solve(decay, (torch.ones(2),), FORMS[form], SolveOptions(method=method, steps=150))
     usual = solve(decay, (torch.ones(2),), torch.tensor([0.0, 1.0, 2.0, 3.0]), SolveOptions(method=method, steps=150))
     assert torch.equal(found.states, usual.states) and found.times.tolist() == [0, 1, 2, 3]
@@ -62,7 +63,7 @@ def test_every_form_of_times_means_the_same(form, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_wrong_times_are_refused_by_every_method_with_one_message(method):
+def test_wrong_times_are_refused_by_every_method_with_one_message(method: Any) -> None:
     for form, (times, message) in WRONG.items():
         with pytest.raises(ValueError, match=message):
             solve(decay, (torch.ones(2),), times, SolveOptions(method=method))
@@ -71,7 +72,7 @@ def test_wrong_times_are_refused_by_every_method_with_one_message(method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stamps", [[1.7e9, 1.7e9 + 1, 1.7e9 + 3], [1_700_000_000, 1_700_000_001, 1_700_000_003]])
-def test_time_stamps_are_solved_like_times_from_zero(stamps, method):
+def test_time_stamps_are_solved_like_times_from_zero(stamps: Any, method: Any) -> None:
     """float32 has one number in 128 there."""
     for times in (stamps, np.array(stamps), torch.tensor(stamps, dtype=torch.float64)):
         found = solve(decay, (torch.ones(2),), times, SolveOptions(method=method, steps=60))
@@ -80,7 +81,7 @@ def test_time_stamps_are_solved_like_times_from_zero(stamps, method):
         torch.testing.assert_close(found.states, near.states, atol=2e-6, rtol=0)
 
 
-def test_a_gap_of_one_float32_spacing_is_divided_into_steps():
+def test_a_gap_of_one_float32_spacing_is_divided_into_steps() -> None:
     times = torch.tensor([1.7e9, 1.7e9 + 128])
     found = solve(lambda t, state: (-state[0] / 128,), (torch.ones(2),), times, SolveOptions(steps=8))
     assert found.state[0].item() == pytest.approx(math.exp(-1), abs=1e-4)
@@ -94,7 +95,7 @@ def test_a_gap_of_one_float32_spacing_is_divided_into_steps():
     )
 
 
-def test_wrong_times_are_refused_in_a_flow_a_grid_and_a_trajectory():
+def test_wrong_times_are_refused_in_a_flow_a_grid_and_a_trajectory() -> None:
     flow = NCODE(2)
     x = torch.randn(3, 2)
     for times, message in WRONG.values():
@@ -117,7 +118,7 @@ def test_wrong_times_are_refused_in_a_flow_a_grid_and_a_trajectory():
     )
 
 
-def test_random_grids_of_no_step_or_without_order_are_refused():
+def test_random_grids_of_no_step_or_without_order_are_refused() -> None:
     for arguments, message in (((0,), "at least 1"), ((2.5,), "whole number")):
         with pytest.raises(ValueError, match=message):
             random_grid(*arguments)
@@ -131,14 +132,14 @@ WITH_GRADIENTS = [method for method in METHODS if method != "torchdiffeq:scipy_s
 
 
 @pytest.mark.parametrize("method", WITH_GRADIENTS)
-def test_gradients_in_the_times_are_right(method):
+def test_gradients_in_the_times_are_right(method: Any) -> None:
     """x' = x t: x(t) = exp((t^2 - s^2) / 2) x(s), so dx(t)/dt = t x(t), dx(t)/ds = -s x(t), and none in between."""
     times = GROWTH.clone().requires_grad_()
     x = torch.tensor([1.0, 2.0], dtype=torch.float64)
     options = SolveOptions(method=method, steps=1000 if method == "euler" else 100, rtol=1e-9, atol=1e-9)
     found = solve(lambda t, s: (s[0] * t.reshape(-1, 1).expand(2, 1)[:, 0],), (x,), times, options)
     rough = {"euler": 2e-2, "midpoint": 1e-3, "heun": 1e-3, "rk2:0.3": 1e-3}.get(method, 1e-5)
-    accuracy = {"atol": rough, "rtol": rough}
+    accuracy: dict[str, Any] = {"atol": rough, "rtol": rough}
     end = x.sum() * math.exp((1.1**2 - 0.3**2) / 2)
     last = torch.autograd.grad(found.state.sum(), times, retain_graph=True)[0]
     torch.testing.assert_close(last, torch.tensor([-0.3, 0.0, 1.1], dtype=torch.float64) * end, **accuracy)
@@ -150,7 +151,7 @@ def test_gradients_in_the_times_are_right(method):
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5", "torchdiffeq:dopri5"])
-def test_gradients_in_the_times_of_a_flow_are_those_of_its_field(method):
+def test_gradients_in_the_times_of_a_flow_are_those_of_its_field(method: str) -> None:
     torch.manual_seed(0)
     flow = NCODE(2, hidden=(8,), method=method, rtol=1e-8, atol=1e-8, steps=64).double()
     for value in flow.parameters():
@@ -162,7 +163,7 @@ def test_gradients_in_the_times_of_a_flow_are_those_of_its_field(method):
     assert slope.item() == pytest.approx(velocity.item(), rel=1e-5)
 
 
-def test_second_derivatives_in_the_times_of_adaptive_solves_are_refused():
+def test_second_derivatives_in_the_times_of_adaptive_solves_are_refused() -> None:
     times = torch.tensor([0.0, 1.0], requires_grad=True)
     state = solve(
         lambda t, s: (s[0] * t[:, None],), (torch.ones(2, 1),), times, SolveOptions(method="dopri5")
@@ -172,7 +173,7 @@ def test_second_derivatives_in_the_times_of_adaptive_solves_are_refused():
         torch.autograd.grad(first.sum(), times)
 
 
-def test_scipy_gives_gradients_by_the_adjoint_or_says_so():
+def test_scipy_gives_gradients_by_the_adjoint_or_says_so() -> None:
     with pytest.raises(ValueError, match='say gradient="adjoint"'):
         solve(decay, (torch.ones(2, requires_grad=True),), [0, 1], SolveOptions(method="torchdiffeq:scipy_solver"))
     flow = NCODE(2, method="torchdiffeq:scipy_solver")
@@ -180,7 +181,7 @@ def test_scipy_gives_gradients_by_the_adjoint_or_says_so():
     assert any(bool(value.grad.abs().sum() > 0) for value in flow.parameters() if value.grad is not None)
 
 
-def test_times_take_the_dtype_that_resolves_them():
+def test_times_take_the_dtype_that_resolves_them() -> None:
     like = torch.zeros(1)
     assert as_times([0, 0.1], like).dtype == torch.float32
     assert as_times([0, 0.1], like.double()).dtype == torch.float64

@@ -15,8 +15,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-__all__ = ["cache_folder", "load"]
-
 # Not -ffast-math: it would change how the whole process rounds denormal numbers, and lose NaNs.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 SWITCH = "NCODE_GEN_NATIVE"

@@ -21,8 +21,6 @@ from ..field import VectorField
 from ..layered import MLPField, ShallowField
 from .build import load
 
-__all__ = ["shallow_field", "shallow_solve"]
-
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "softplus", "silu")
 
 

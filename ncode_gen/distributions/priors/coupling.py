@@ -8,8 +8,6 @@ from torch import Tensor
 from ...runtime.seeding import seeded
 from .mixture import GaussianMixture
 
-__all__ = ["CoupledPairs"]
-
 BLOCK = 256  # pairs matched at a time; the time of a match grows with the square and more
 REUSE = 4  # passes over the same pairs, each at times of its own
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ...runtime.seeding import folded
 
-__all__ = ["Gaussians", "fit_gaussians"]
-
 RIDGE = 1e-5
 STRENGTH = 0.1
 LEAST_GAIN = 1e-4  # nats a point and dimension

@@ -14,8 +14,6 @@ from .coupling import CoupledPairs
 from .mixture import GaussianMixture
 from .normal import Prior, SolvedPrior, refresh_after_loading, standard_normal_log_prob
 
-__all__ = ["FlowPrior", "joint_flow_prior"]
-
 CACHED = 1000
 
 

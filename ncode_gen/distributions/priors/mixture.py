@@ -14,8 +14,6 @@ from ...runtime.seeding import seeded
 from .expectation import Gaussians, fit_gaussians
 from .normal import Prior, refresh_after_loading, standard_normal_log_prob
 
-__all__ = ["GaussianMixture"]
-
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
 TRIED_ROUNDS, ROUNDS = 20, 100
 LEAST_GAIN = 0.003  # nats; less is chance

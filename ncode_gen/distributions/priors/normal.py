@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from ...control import ControlledODE
 from ...solvers import SolveOptions
 
-__all__ = ["Prior", "SolvedPrior", "StandardNormal", "standard_normal_log_prob"]
-
 
 class Prior(nn.Module, ABC):
     """A distribution p(z) of latents of dimension `dim`.

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,14 +29,14 @@ def rows(points):
     return sorted(map(tuple, points.tolist()))
 
 
-def test_a_pass_takes_every_end_once_and_no_path_leaves_its_cluster(clusters):
+def test_a_pass_takes_every_end_once_and_no_path_leaves_its_cluster(clusters: Any) -> None:
     base, points = clusters
     starts, ends = one_pass(base, points)
     assert rows(ends) == rows(points)
     assert (starts.sum(1).sign() == ends.sum(1).sign()).all()
 
 
-def test_starts_are_distributed_as_the_base(clusters):
+def test_starts_are_distributed_as_the_base(clusters: Any) -> None:
     base, points = clusters
     starts = torch.cat([one_pass(base, points, seed=seed)[0] for seed in range(20)])
     torch.testing.assert_close(starts.mean(0), points.mean(0), atol=0.1, rtol=0)
@@ -42,7 +44,7 @@ def test_starts_are_distributed_as_the_base(clusters):
     torch.testing.assert_close(own.T.cov(), points[:400].T.cov(), atol=0.05, rtol=0)
 
 
-def test_paths_are_far_shorter_than_between_strangers(clusters):
+def test_paths_are_far_shorter_than_between_strangers(clusters: Any) -> None:
     base, points = clusters
     starts, ends = one_pass(base, points)
     below = ends.sum(1) < 0
@@ -50,7 +52,7 @@ def test_paths_are_far_shorter_than_between_strangers(clusters):
     assert (starts - ends).square().sum(1).mean() < 0.2 * strangers
 
 
-def test_pairs_are_kept_for_some_passes_and_then_made_anew(clusters):
+def test_pairs_are_kept_for_some_passes_and_then_made_anew(clusters: Any) -> None:
     base, points = clusters
     starts, _ = one_pass(base, points, passes=REUSE + 1)
     passes = starts.split(len(points))
@@ -58,7 +60,7 @@ def test_pairs_are_kept_for_some_passes_and_then_made_anew(clusters):
     assert rows(passes[0]) != rows(passes[REUSE])
 
 
-def test_a_batch_depends_on_its_number_alone(clusters):
+def test_a_batch_depends_on_its_number_alone(clusters: Any) -> None:
     base, points = clusters
     pairs, others = CoupledPairs(base, points, SIZE, 0), CoupledPairs(base, points, SIZE, 0)
     for number in (0, 3, 25, 26):

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def stirred(**options):
     return prior.requires_grad_(False)
 
 
-def test_before_it_is_fitted_it_is_the_standard_normal():
+def test_before_it_is_fitted_it_is_the_standard_normal() -> None:
     latents = torch.randn(5, 2, 3)
     prior = FlowPrior(3, hidden=8)
     torch.testing.assert_close(prior.log_prob(latents), StandardNormal(3).log_prob(latents))
@@ -40,7 +41,7 @@ def test_before_it_is_fitted_it_is_the_standard_normal():
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_density_is_that_of_the_map(layers):
+def test_the_density_is_that_of_the_map(layers: int) -> None:
     prior = stirred(layers=layers, steps=32).double()
     noise = torch.randn(4, 3, dtype=torch.float64)
 
@@ -53,7 +54,7 @@ def test_the_density_is_that_of_the_map(layers):
     torch.testing.assert_close(prior.log_prob(latents), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_particles_and_grids_do_not_change_the_density():
+def test_particles_and_grids_do_not_change_the_density() -> None:
     prior = stirred(steps=32)
     latents = torch.randn(5, 2, 3)
     whole = prior.log_prob(latents)
@@ -68,7 +69,7 @@ def test_particles_and_grids_do_not_change_the_density():
     )
 
 
-def test_a_fitted_flow_follows_the_latents(fitted):
+def test_a_fitted_flow_follows_the_latents(fitted: Any) -> None:
     held_out = ring(2000, seed=1)
     mixture = GaussianMixture(2, 4)
     mixture.fit(ring(4000))
@@ -79,13 +80,20 @@ def test_a_fitted_flow_follows_the_latents(fitted):
 
 
 @torch.no_grad()
-def test_many_latents_are_drawn_as_in_one_solve():
+def test_many_latents_are_drawn_as_in_one_solve() -> None:
+    """Those of the base follow from a seed, and the map takes them one by one as it takes all."""
     prior, n = stirred(), 2345
-    white = prior.flow(prior.base.sample(n, torch.Generator().manual_seed(0)).unsqueeze(0)).state.squeeze(0)
-    torch.testing.assert_close(prior.sample(n, torch.Generator().manual_seed(0)), prior.centre + prior.scale * white)
+    drawn = prior.sample(n, torch.Generator().manual_seed(0))
+    base = prior.base.sample(n, torch.Generator().manual_seed(0))
+    for number in (0, 1, 1000, n - 1):
+        alone = prior.flow(base[number].view(1, 1, -1)).state.view(-1)
+        torch.testing.assert_close((drawn[number] - prior.centre) / prior.scale, alone, atol=1e-5, rtol=1e-5)
+    # And the density says the same: its mean over samples is the mean over other samples of the same prior.
+    halves = [prior.log_prob(half).mean() for half in drawn.chunk(2)]
+    torch.testing.assert_close(halves[0], halves[1], atol=0.2, rtol=0)
 
 
-def test_equal_seeds_give_equal_flows_and_what_is_saved_is_loaded():
+def test_equal_seeds_give_equal_flows_and_what_is_saved_is_loaded() -> None:
     first, second, other = (FlowPrior(2, hidden=8, iterations=5, components=2) for _ in range(3))
     second.load_state_dict(first.state_dict())
     other.load_state_dict(first.state_dict())
@@ -102,7 +110,7 @@ def test_equal_seeds_give_equal_flows_and_what_is_saved_is_loaded():
     assert torch.equal(fresh.log_prob(latents), first.log_prob(latents))
 
 
-def test_too_few_or_lost_latents_are_named():
+def test_too_few_or_lost_latents_are_named() -> None:
     with pytest.raises(UserError, match="1 latents cannot fit"):
         FlowPrior(2, hidden=4).fit(torch.randn(1, 2))
     with pytest.raises(UserError, match="not finite"):

@@ -5,13 +5,13 @@ from ncode_gen.distributions.priors import GaussianMixture, StandardNormal
 from ncode_gen.errors import UserError
 
 
-def test_the_standard_normal_is_torchs():
+def test_the_standard_normal_is_torchs() -> None:
     latents = torch.randn(5, 2, 3)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(latents).sum(-1)
     torch.testing.assert_close(StandardNormal(3).log_prob(latents), expected)
 
 
-def test_an_unfitted_mixture_is_the_standard_normal():
+def test_an_unfitted_mixture_is_the_standard_normal() -> None:
     latents = torch.randn(5, 2, 3)
     torch.testing.assert_close(GaussianMixture(3, 4).log_prob(latents), StandardNormal(3).log_prob(latents))
 
@@ -25,7 +25,7 @@ def fitted():
     return prior, latents
 
 
-def test_the_fitted_mixture_is_torchs_of_the_same_parameters_and_finds_the_centres():
+def test_the_fitted_mixture_is_torchs_of_the_same_parameters_and_finds_the_centres() -> None:
     prior, latents = fitted()
     expected = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(logits=prior.log_weights),
@@ -35,21 +35,21 @@ def test_the_fitted_mixture_is_torchs_of_the_same_parameters_and_finds_the_centr
     torch.testing.assert_close(prior.means.sort(0).values, torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), atol=0.1, rtol=0)
 
 
-def test_samples_follow_the_mixture():
+def test_samples_follow_the_mixture() -> None:
     prior, latents = fitted()
     drawn = prior.sample(20000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.mean(0), latents.mean(0), atol=0.15, rtol=0)
     torch.testing.assert_close(drawn.T.cov(), latents.T.cov(), atol=0.3, rtol=0)
 
 
-def test_too_few_or_lost_latents_are_named():
+def test_too_few_or_lost_latents_are_named() -> None:
     with pytest.raises(UserError, match="3 latents cannot fit"):
         GaussianMixture(2, 4).fit(torch.randn(3, 2))
     with pytest.raises(UserError, match="not finite"):
         GaussianMixture(2, 2).fit(torch.full((9, 2), float("nan")))
 
 
-def test_the_number_of_components_is_chosen_and_loaded():
+def test_the_number_of_components_is_chosen_and_loaded() -> None:
     torch.manual_seed(0)
     centres = 8 * torch.randn(5, 2)
     prior = GaussianMixture(2, 0)
