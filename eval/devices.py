@@ -2,7 +2,7 @@
 
 Training steps of several recipes, batch and precision as these say: as they are, and compiled as training does it, on
 CUDA with CUDA graphs; both take turns in short blocks in one process, and medians over the blocks are shown. Compiling
-is not counted. Then, with shipped checkpoints: 10,000 samples, and the likelihood of test images at K = 512 in float32
+is not counted. Then, with checkpoints: 10,000 samples, and the likelihood of test images at K = 512 in float32
 with the model's own solver; each the best of three. The commands' other work, imports and files, is not counted.
 
 Keeps what was measured on other devices; writes eval/results/devices.{json,md}.
@@ -73,13 +73,13 @@ def best_of_three(work: Callable[[], torch.Tensor]) -> float:
 
 
 def sampling(name: str, device: torch.device) -> float:
-    """Return the seconds of drawing 10,000 images with a shipped checkpoint."""
+    """Return the seconds of drawing 10,000 images with a published checkpoint."""
     model = load_run(find_run(f"checkpoints/{name}"), device)
     return best_of_three(lambda: model.sample(SAMPLES, torch.Generator().manual_seed(0)))
 
 
 def scoring(name: str, device: torch.device, root: str) -> float:
-    """Return the images a second whose likelihood is found with a shipped checkpoint."""
+    """Return the images a second whose likelihood is found with a published checkpoint."""
     model = load_run(find_run(f"checkpoints/{name}"), device)
     images = load_data(Recipe.load(ROOT / "models/mnist/vae.toml").data.at(root)).test
     some = images.first(IMAGES, device)
@@ -112,7 +112,7 @@ def measure(device: torch.device, root: str, found: dict[str, Any]) -> Iterator[
 
 
 def _checkpoints(rows: list[dict[str, Any]], key: str, title: str, digits: int) -> list[str]:
-    """Return the lines of a table of what was measured with shipped checkpoints."""
+    """Return the lines of a table of what was measured with published checkpoints."""
     names = list(dict.fromkeys(name for row in rows for name in row[key]))
     lines = ["", f"## {title}", "", f"| device | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     for row in rows:

@@ -1,6 +1,6 @@
 """How far a Frechet distance depends on which 10,000 samples are drawn: `python eval/draws.py mnist-ncode-refined`.
 
-Draws of a shipped model, or of a run, with several seeds, and disjoint parts of the training images, each of 10,000,
+Draws of a published model, or of a run, with several seeds, and disjoint parts of the training images, each of 10,000,
 against all test images; where the device computes in bfloat16, the same draws in that too. Writes
 eval/results/draws-NAME.{json,md}.
 """
@@ -96,9 +96,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of the table, instead of the one in eval/results/")
     options = parser.parse_args()
     use_full_precision()
-    shipped = f"checkpoints/{options.name}"
+    published = f"checkpoints/{options.name}"
     found = scored(
-        options.name if options.out else shipped, options.draws, COUNT, resolve_device(options.device), options.root
+        options.name if options.out else published, options.draws, COUNT, resolve_device(options.device), options.root
     )
     path = options.out or ROOT / "eval" / "results" / f"draws-{options.name}.md"
     text = table(options.name, found)

@@ -67,7 +67,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
 AUTOENCODERS = ("ae", "rae-l2", "wae-mmd", "node-autoencoder", "anode", "ncode-autoencoder", "ncode-autoencoder-closed")
 REFINED = dict.fromkeys(("ncode-refined", "ncode-refined-long", "ncode-refined-static"), "ncode-autoencoder")
-VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed", "ncode-closed-gains")
+VARIATIONAL = ("vae", "beta-vae", "node", "ffjord", "iaf", "ncode-open", "ncode-closed", "ncode-closed-film")
 FLAGSHIPS = ("vae-flow", "ncode-open-flow")
 PRIORS = ("own", "gaussian", "mixture10", "mixture", "flow")
 PEERS = ["RAE_L2", "VAE", "WAE_MMD"]
@@ -241,7 +241,7 @@ class Study:
             "dim": recipe.latent.dim,
             "recipe": dataclasses.replace(recipe, data=recipe.data.at("data" if recipe.data.place else "")).to_toml(),
         }
-        latent_scores = self.latents(model, recipe.objective.draws_targets)
+        latent_scores = self.latents(model, recipe.objective.uses_stochastic_targets)
         for prior in wanted:
             start = time.perf_counter()
             # A recipe's own flow is kept, which training ended with: a fit of the same latents with the same seed.
@@ -284,10 +284,10 @@ class Study:
         """Return the file of a contact sheet."""
         return self.folder / "sheets" / f"{name}.png"
 
-    def latents(self, model: LatentModel, draws_targets: bool) -> dict[str, Score]:
+    def latents(self, model: LatentModel, stochastic_targets: bool) -> dict[str, Score]:
         """Score what does not depend on the prior."""
         test, train = self.splits.test, self.splits.train
-        scores = score_reconstruction(model, test, draws_targets=draws_targets)
+        scores = score_reconstruction(model, test, stochastic_targets=stochastic_targets)
         copies = self.network.of(model.reconstruct(batch) for batch in test.batches(250, device=self.device))
         scores["reconstruction_fid"] = frechet_score(self.real, copies.to(self.scorer))
         scores["interpolation"] = interpolation_score(model, test.first(201, self.device), self.network)

@@ -36,8 +36,8 @@ def pairs(cells: Cells) -> Iterator[Pair]:
         yield from _beside(cells, model, ("node-autoencoder", "ae"), "flow", (FID,))
     yield from _beside(cells, "ncode-refined", ("ncode-refined-static",), "flow", (FID,))
     yield from _beside(cells, "ncode-decoder", ("conv-decoder", "residual-decoder"), "flow", ERRORS)
-    yield from _beside(cells, "ncode-open", ("ncode-closed", "ncode-closed-gains", *POSTERIORS), "own", (NLL,))
-    for model in ("ncode-closed", "ncode-closed-gains"):
+    yield from _beside(cells, "ncode-open", ("ncode-closed", "ncode-closed-film", *POSTERIORS), "own", (NLL,))
+    for model in ("ncode-closed", "ncode-closed-film"):
         yield from _beside(cells, model, POSTERIORS, "own", (NLL,))
 
 

@@ -1,4 +1,4 @@
-"""README's short tables: the shipped models, and N-CODE beside what it is to replace."""
+"""README's short tables: the published models, and N-CODE beside what it is to replace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from generation_cells import collected, entry
 from generation_pairs import differences
 from intervals import interval
 
-__all__ = ["devices_of", "headlines", "shipped"]
+__all__ = ["devices_of", "headlines", "published"]
 
 Row = dict[str, Any]
 AUTOENCODERS = ("ncode-autoencoder", "node-autoencoder", "anode", "ae", "rae-l2", "wae-mmd")
@@ -33,7 +33,7 @@ def devices_of(environment: dict[str, Any]) -> str:
     return ", then ".join(device for i, device in enumerate(found) if i == 0 or device != found[i - 1])
 
 
-def shipped(checkpoints: Path) -> str:
+def published(checkpoints: Path) -> str:
     """Return the table of the models in checkpoints/, from their evaluations."""
     lines = [
         "| checkpoint | FID | coverage | NLL (nats) | -ELBO (nats) | trained in | MB |",
@@ -95,7 +95,7 @@ def _generation(results: Path) -> Iterable[tuple[str, str, str]]:
 
 
 def _draws(results: Path) -> Iterable[tuple[str, str, str]]:
-    """Yield shipped models' distances over several draws beside those of parts of the training images."""
+    """Yield published models' distances over several draws beside those of parts of the training images."""
     for path in sorted(results.glob("draws-*.json")):
         found, name = json.loads(path.read_text()), path.stem.removeprefix("draws-")
         means = {
@@ -164,7 +164,7 @@ def _likelihood(results: Path) -> Iterable[tuple[str, str, str]]:
 
 
 def _flagship(results: Path) -> Iterable[tuple[str, str, str]]:
-    """Yield the best shipped likelihood beside published ones, which are of other networks and budgets."""
+    """Yield the best published likelihood beside published ones, which are of other networks and budgets."""
     folder = results.parent.parent / "checkpoints" / "mnist-ncode-open-flow"
     found = json.loads((folder / "evaluation.json").read_text())
     seconds = sum(json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines())

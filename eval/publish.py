@@ -11,7 +11,7 @@ from typing import Any
 
 from generation_cells import collected, entry
 from generation_table import short_table
-from headline import headlines, shipped
+from headline import headlines, published
 from summary import summaries
 
 from ncode_gen.config import PriorSection, Recipe
@@ -59,7 +59,7 @@ def measured(row: dict[str, Any], seed: int) -> str:
     if "nll_nats" in scores:
         parts.insert(0, f"NLL {scores['nll_nats']['value']:.2f} nats (K={protocol['particles']})")
     environment = protocol["environment"]
-    # A shipped run says where it was trained; its environment here is that of its evaluation.
+    # A published run says where it was trained; its environment here is that of its evaluation.
     where = f"{row.get('threads', environment['threads'])} threads of {row.get('devices', environment['device'])}"
     return f"# Measured: {', '.join(parts)}; {row['training_seconds']:.0f} s of training on {where}, seed {seed}."
 
@@ -145,7 +145,7 @@ def main() -> None:
     path = ROOT / "README.md"
     before, rest = path.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
-    body = f"{headlines(results)}\n\n{shipped(ROOT / 'checkpoints')}"
+    body = f"{headlines(results)}\n\n{published(ROOT / 'checkpoints')}"
     write_text(path, f"{before}{START}\n\n{body}\n\n{END}{after}")
 
 

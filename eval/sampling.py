@@ -1,4 +1,4 @@
-"""Time of drawing 10,000 images from shipped models: `python eval/sampling.py`.
+"""Time of drawing 10,000 images from published models: `python eval/sampling.py`.
 
 First the command, `python -m ncode_gen.sample RUN --n 10000 --out FILE.npz`, as a whole, beside the same with freed
 memory given back to the system, as it is without `ncode_gen.runtime.allocator`, the same with `--precision bf16`, and a

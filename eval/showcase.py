@@ -1,4 +1,4 @@
-"""README's picture, from the shipped models: `python eval/showcase.py`.
+"""README's picture, from the published models: `python eval/showcase.py`.
 
 Test images beside the first samples of seed 0, none chosen. Writes eval/results/showcase.png.
 """
@@ -36,7 +36,7 @@ def main() -> None:
         rows += [test, *samples.split(COLUMNS)]
         labels += ["test image", *["N-CODE"] * ROWS]
     with mpl.rc_context(STYLE):
-        figure = labelled_rows(rows, labels, "Test images, and samples of the shipped N-CODE autoencoders", cell=0.4)
+        figure = labelled_rows(rows, labels, "Test images, and samples of the published N-CODE autoencoders", cell=0.4)
         save(figure, ROOT / "eval" / "results" / "showcase", "png")
 
 

@@ -75,7 +75,7 @@ def print_data_notes(notes: Sequence[str], warnings: Sequence[str], *, quiet: bo
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
-    """Run a command's `main`, and turn a user's mistake into one sentence and an exit code other than 0."""
+    """Run a command's `main`, and turn a user's mistake into an error message and a nonzero exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without a letter shows its number instead
             stream.reconfigure(errors="backslashreplace")
@@ -103,7 +103,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         print(f"error: memory ran out ({reason}); {remedy}", file=sys.stderr)
         raise SystemExit(1) from None
     except BrokenPipeError:
-        # The reader of our output went away; there is nobody left to tell.
+        # The reader of our output is gone, so nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 

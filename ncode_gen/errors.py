@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one sentence that names the thing and the remedy."""
+"""Errors that the user can fix: the message names the cause and the remedy."""
 
 from __future__ import annotations
 

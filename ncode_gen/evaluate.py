@@ -40,7 +40,7 @@ class Options:
     """Run folder, or a folder in checkpoints/; or images that any other generator made: an .npz file with an array
     (n, H, W, C), uint8 or floating point in [0, 1], or a folder of pictures. These need --data.name."""
     n: int = 10000
-    """Number of samples that are scored against the test images; of images of another generator at most so many, drawn
+    """Number of samples that are scored against the test images; of images of another generator at most so many, chosen
     at random."""
     features: str = ""
     """Feature network: digits-classifier, mnist-classifier, fashion-classifier, cifar10-classifier (32 x 32, colour),
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     if not options.data:
         if path.suffix == ".npz":
             sets = ", ".join(known_kinds("data"))
-            raise UserError(f"{path} does not say what its images are to be scored against; add --data.name: {sets}")
+            raise UserError(f"{path} does not say which images to score against; add --data.name: {sets}")
         _evaluate_run(options)
     elif (path / "recipe.toml").exists():
         raise UserError(f"{path} is a run, whose recipe says its image set; leave --data.name out")
@@ -103,7 +103,7 @@ def _evaluate_run(options: Options) -> None:
     workers, device, network = _prepare(options, own if options.features in ("", own.kind) else options.features)
     quiet = options.quiet or not workers.is_main
     model = load_run(folder, device)
-    if not options.refine and not model.observation.draws:
+    if not options.refine and not model.observation.stochastic:
         raise UserError(f"{folder} has no refiner; leave --no-refine out")
     splits = load_run_data(folder, recipe.data.at(options.root))
     print_data_notes(splits.notes, splits.warnings, quiet=quiet)
@@ -121,7 +121,7 @@ def _evaluate_run(options: Options) -> None:
         protocol["files_digest"] = splits.files.digest
     if not options.refine:
         protocol["refiner"] = "left out"
-    # What takes long is shared by the processes; the rest is the leading one's.
+    # What takes long is shared by the processes; the rest is the main one's.
     fake = sample_features(
         model, network, options.n, seed=options.seed, quiet=quiet, workers=workers, refine=options.refine
     )
@@ -130,8 +130,8 @@ def _evaluate_run(options: Options) -> None:
     if not workers.is_main:
         return
     scores = _compared(real, fake, options, protocol, device)
-    stochastic = recipe.objective.draws_targets
-    scores |= score_reconstruction(model, test, draws_targets=stochastic, seed=options.seed)
+    stochastic = recipe.objective.uses_stochastic_targets
+    scores |= score_reconstruction(model, test, stochastic_targets=stochastic, seed=options.seed)
     _score_latents(model, splits.train, test, network, options, scores, protocol["warnings"])
     scores |= likelihood
     _write(out, recipe.name, protocol, scores, started, quiet=options.quiet)

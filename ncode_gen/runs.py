@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     """Print a table of the runs, and what is wrong with them.
 
     Raises:
-        UserError: a name means no run; told after the table of the others.
+        UserError: a name means no run; raised after the table of the others.
     """
     options = parse(Options, "runs", argv, "List runs with their state, best scores and pictures, or compare them.")
     records, notices, missing = [], [], []
@@ -124,8 +124,8 @@ def _incomparable(records: Sequence[RunRecord]) -> list[str]:
     for key in PROTOCOL:
         values = {str(_plain(record.protocol.get(key))): record for record in scored}
         if len(values) > 1:
-            told = ", ".join(f"{value} ({record.folder})" for value, record in values.items())
-            found.append(f"scores are not comparable: {key} is {told}")
+            named = ", ".join(f"{value} ({record.folder})" for value, record in values.items())
+            found.append(f"scores are not comparable: {key} is {named}")
     return found
 
 

@@ -90,7 +90,7 @@ def _write(images: Tensor, out: Path, single: bool) -> None:
 
 
 def _write_singles(images: Tensor, out: Path) -> None:
-    """Write a picture for each image, in place of those of an earlier draw."""
+    """Write a picture for each image, in place of earlier samples."""
     from PIL import Image
 
     from .data.pictures import save_marked, to_bytes
@@ -105,7 +105,7 @@ def _write_singles(images: Tensor, out: Path) -> None:
 
 
 def _earlier_draw(folder: Path) -> list[Path]:
-    """Return the pictures that an earlier draw left in a folder.
+    """Return the pictures of earlier samples in a folder.
 
     Raises:
         UserError: there are other pictures, which would be taken for samples.
@@ -115,12 +115,12 @@ def _earlier_draw(folder: Path) -> list[Path]:
 
     if not folder.is_dir():
         return []
-    there = find_pictures(folder, 0, drawn=True).paths
+    there = find_pictures(folder, 0, samples=True).paths
     own = [path for path in there if path.parent == folder and path.stem.isdigit() and is_marked(path)]
     others = sorted(set(there) - set(own))
     if others:
         raise UserError(
-            f"{folder} holds {len(others)} pictures that are not of an earlier draw, such as {others[0].name}; name "
+            f"{folder} holds {len(others)} pictures that are not samples of ncode_gen, such as {others[0].name}; name "
             "an empty folder with --out, or remove them"
         )
     return own

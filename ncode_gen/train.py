@@ -15,7 +15,7 @@ from .config import DataSection, Recipe, changed_keys, load_plugins
 from .config.command_line import all_flags, chosen_kinds, recipe_of, with_recipe
 from .errors import UserError
 from .runtime.files import check_links
-from .runtime.paths import shipped
+from .runtime.paths import bundled
 
 RECIPE = "recipe.toml"
 DESCRIPTION = "Train a generative model whose encoder controls the flow of its latents."
@@ -50,7 +50,7 @@ def parse_command(argv: list[str], base: Recipe) -> tuple[Options, Recipe]:
 
 
 def main(argv: list[str]) -> None:
-    """Train, draw the gallery, and end with its path."""
+    """Train, make the gallery, and print its path."""
     load_plugins(named_plugins(argv))
     # What model file or run is meant decides which flags there are.
     options = parse(all_flags(Options), "train", [word for word in argv if word not in ("-h", "--help")], DESCRIPTION)
@@ -116,11 +116,11 @@ def _train(options: Options, recipe: Recipe, folder: Path) -> None:
         draw_gallery(model, splits.test, pictures, title=recipe.name)
     except UserError:
         raise
-    except Exception as error:  # what is drawn after the training is not worth the training
+    except Exception as error:  # a figure is not worth losing the training
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         print(
-            f"warning: the gallery could not be drawn ({reason}); the model is trained, and "
-            f"python -m ncode_gen.gallery {folder} draws it again",
+            f"warning: the gallery could not be made ({reason}); the model is trained, and "
+            f"python -m ncode_gen.gallery {folder} makes it again",
             file=sys.stderr,
         )
     report = write_report(read_run(folder), pictures / REPORT)
@@ -137,7 +137,7 @@ def _may_begin(folder: Path, model: Path | None) -> bool:
 
 
 def _check_model(said: Recipe, now: Recipe, model: Path, folder: Path) -> None:
-    """Refuse a model file that says something else than the run that goes on; the same command may begin and resume.
+    """Refuse a model file that differs from the run that is resumed; the same command may begin and resume.
 
     Args:
         said: what the model file and the command line say.
@@ -157,7 +157,7 @@ def _check_model(said: Recipe, now: Recipe, model: Path, folder: Path) -> None:
 
 
 def _check_split(before: DataSection, now: DataSection, folder: Path) -> None:
-    """Refuse to split a run's images in another way, by which test images would be learnt from."""
+    """Refuse another split of a run's images, which would move test images into training."""
     for key in before.split_keys if now.name == before.name else ():
         was, wish = getattr(before, key), getattr(now, key)
         if was != wish:
@@ -175,7 +175,7 @@ def _located(source: Path) -> Path:
     """
     if source.exists() or source.parts[:1] != ("models",):
         return source
-    places = shipped("models")
+    places = bundled("models")
     found = next((path for place in places if (path := place / source.relative_to("models")).exists()), None)
     if found is None:
         known = {f"models/{path.relative_to(place).as_posix()}" for place in places for path in place.rglob("*.toml")}

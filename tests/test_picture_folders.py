@@ -151,7 +151,7 @@ def test_what_the_program_made_is_no_data(folder_run: Any, tmp_path: Path, comma
     told = " ".join(found.notes(place / "pictures"))
     assert "2 folders that this program made" in told and "3 pictures that this program drew" in told
     made = place / "pictures" / "made"
-    assert len(find_pictures(made, 1, drawn=True).paths) == 3  # a draw itself can be scored
+    assert len(find_pictures(made, 1, samples=True).paths) == 3  # a draw itself can be scored
     assert len(find_pictures(made, 1).paths) == 3  # and learnt from, where nothing else is there
 
 

@@ -191,7 +191,7 @@ def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
-    from ship import record_evaluation
+    from export import record_evaluation
 
     held = ROOT / "checkpoints" / "digits-ncode-open" / "evaluation.json"
     result = read_record(held)
@@ -200,15 +200,15 @@ def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(
     write_record(tmp_path / "evaluation.json", result)
     (tmp_path / "digits-ncode-open").mkdir()
     record_evaluation(tmp_path / "evaluation.json", tmp_path / "digits-ncode-open")
-    shipped = read_record(tmp_path / "digits-ncode-open" / "evaluation.json")
-    assert shipped["scores"] == result["scores"] and command not in str(shipped)
-    told = shipped["protocol"]["environment"]["command"]
+    published = read_record(tmp_path / "digits-ncode-open" / "evaluation.json")
+    assert published["scores"] == result["scores"] and command not in str(published)
+    told = published["protocol"]["environment"]["command"]
     assert "checkpoints/digits-ncode-open --n 10000" in told and told.endswith("--features inception --no-refine")
 
 
 def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
-    import ship
+    import export
 
     folder, recipe = tmp_path / "checkpoints" / "digits-ncode-open", tmp_path / "models" / "digits" / "ncode-open.toml"
     shutil.copytree(ROOT / "checkpoints" / "digits-ncode-open", folder)
@@ -217,17 +217,17 @@ def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch: pytest.MonkeyPat
     before = read_record(folder / "evaluation.json")
     before["protocol"] |= {"n": 150, "particles": 3, "seed": 2}
     write_record(folder / "evaluation.json", before)
-    monkeypatch.setattr(ship, "ROOT", tmp_path)
-    monkeypatch.setattr("sys.argv", ["ship.py", str(folder), "--again"])
-    ship.main()
+    monkeypatch.setattr(export, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["export.py", str(folder), "--again"])
+    export.main()
     again = read_record(folder / "evaluation.json")["protocol"]
     assert (again["n"], again["particles"], again["seed"]) == (150, 3, 2)
     command = "python -m ncode_gen.evaluate checkpoints/digits-ncode-open --n 150 --particles 3 --seed 2"
     assert command in (folder / "README.md").read_text()
     assert "n=150" in next(line for line in recipe.read_text().splitlines() if line.startswith("# Measured"))
-    monkeypatch.setattr("sys.argv", ["ship.py", str(ROOT / "checkpoints" / "digits-ncode-open"), "--again"])
-    with pytest.raises(UserError, match="is not shipped"):
-        ship.main()
+    monkeypatch.setattr("sys.argv", ["export.py", str(ROOT / "checkpoints" / "digits-ncode-open"), "--again"])
+    with pytest.raises(UserError, match="is not published"):
+        export.main()
 
 
 def test_without_cells_the_table_says_so(generation_table: Any, tmp_path: Path) -> None:
@@ -242,11 +242,11 @@ def test_a_contact_sheet_holds_the_pictures_in_rows(generation_table: Any, tmp_p
 
 def test_readme_shows_what_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
-    from headline import headlines, shipped
+    from headline import headlines, published
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert headlines(ROOT / "eval" / "results") in text, "run python eval/publish.py"
-    assert shipped(ROOT / "checkpoints") in text, "run python eval/publish.py"
+    assert published(ROOT / "checkpoints") in text, "run python eval/publish.py"
 
 
 def test_the_pages_of_results_are_those_of_the_cells(generation_table: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from ncode_gen.runtime.paths import user_path
 from ncode_gen.runtime.seeding import folded, seeded
 from ncode_gen.runtime.signals import handle_signals, stop_signals
 
-from .conftest import TINY, Command
+from .conftest import ROOT, TINY, Command
 from .test_trainer import fit, recipe_of
 
 CPU = torch.device("cpu")
@@ -140,7 +142,7 @@ def test_a_gallery_that_cannot_be_drawn_does_not_lose_the_training(
 
     monkeypatch.setattr(figures, "draw_gallery", broken)
     done = command("train", *TINY, "--training.epochs", 1, "--out", "r", cwd=tmp_path)
-    assert done.returncode == 0 and "the gallery could not be drawn (no fonts); the model is trained" in done.stderr
+    assert done.returncode == 0 and "the gallery could not be made (no fonts); the model is trained" in done.stderr
     assert (tmp_path / "r" / "weights.safetensors").exists() and (tmp_path / "r" / "gallery" / "report.html").exists()
 
 
@@ -235,7 +237,7 @@ def test_a_draw_does_not_mix_with_other_pictures(trained: Path, tmp_path: Path, 
     Image.new("L", (8, 8)).save(tmp_path / "mine" / "deep" / "0.png")
     for place in ("mine", "mine/deep"):
         done = command("sample", trained, "--n", 3, "--out", f"{place}/", cwd=tmp_path)
-        assert done.returncode == 2 and "holds 1 pictures that are not of an earlier draw" in done.stderr
+        assert done.returncode == 2 and "holds 1 pictures that are not samples of ncode_gen" in done.stderr
     assert sorted(path.name for path in (tmp_path / "mine").rglob("*.png")) == ["0.png"]
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "notes.txt").write_text("mine")
@@ -540,3 +542,14 @@ def test_an_error_with_a_line_break_in_a_name_stays_one_line(capsys: pytest.Capt
     with pytest.raises(SystemExit):
         run_command(main)
     assert capsys.readouterr().err == "error: there is no file a\\nb\n"
+
+
+def test_the_package_that_is_installed_is_small(tmp_path: Path) -> None:
+    """Code, recipes, feature networks and the digits model: at most 6 MB as a compressed archive."""
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    with zipfile.ZipFile(tmp_path / "wheel.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for place in ("ncode_gen", *targets["wheel"]["force-include"]):
+            for file in (ROOT / place).rglob("*"):
+                if "__pycache__" not in file.parts:
+                    archive.write(file, file.relative_to(ROOT))
+    assert (tmp_path / "wheel.zip").stat().st_size <= 6_000_000

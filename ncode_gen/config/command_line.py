@@ -19,7 +19,7 @@ def chosen_kinds(recipe: Recipe, argv: Sequence[str]) -> Recipe:
     """Return a recipe with the kinds that a command line chooses; keys that both kinds know keep their values.
 
     Raises:
-        UserError: nobody knows such a kind, or a flag is no key of the kind.
+        UserError: the kind is unknown, or a flag is no key of the kind.
     """
     changed: dict[str, Section] = {}
     for name, section in recipe.sections.items():
@@ -63,17 +63,18 @@ def with_recipe(options: type[Options], recipe: Recipe) -> type[Options]:
     import tyro
 
     fields: list[Field] = []
-    for key, value, told in (
+    for key, value, words in (
         ("name", recipe.name, "Name of the run folder."),
         ("seed", recipe.seed, "Seed of initial weights, data order and noise."),
     ):
-        fields.append((key, Annotated[type(value), tyro.conf.arg(help=told)], value))
+        fields.append((key, Annotated[type(value), tyro.conf.arg(help=words)], value))
     for name, section in recipe.sections.items():
         cls: Any = type(section)
         if section.kind:
             kinds = known_kinds(name)
-            told = f"{'; '.join(f'{kind}: {_summary(name, kind)}' for kind in kinds)}. The kind decides the other keys."
-            hint: Any = Annotated[Literal[kinds], tyro.conf.arg(help=told)]
+            words = "; ".join(f"{kind}: {_summary(name, kind)}" for kind in kinds)
+            words += ". The kind decides the other keys."
+            hint: Any = Annotated[Literal[kinds], tyro.conf.arg(help=words)]
             cls = dataclasses.make_dataclass(
                 cls.__name__, [(section.tag, hint, section.kind)], bases=(cls,), frozen=True, kw_only=True
             )

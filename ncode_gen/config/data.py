@@ -163,7 +163,7 @@ class FolderSection(FilesSection):
     test: Share = 0.15
     """Share of all images held out for scores, in a folder that has no split of its own."""
     range: tuple[float, ...] = ()
-    """Which values of pixels of more than 8 bits become black and white, such as 0 4095; by default the usual depth
+    """Which values of pixels of more than 8 bits become black and white, such as 0 4095; by default the common depth
     that holds the largest value of all pictures."""
 
     def check_pairs(self) -> None:

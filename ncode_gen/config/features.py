@@ -24,7 +24,7 @@ class AutoFeaturesSection(FeaturesSection):
 
 @dataclass(frozen=True)
 class ClassifierSection(FeaturesSection):
-    """A small classifier, shipped."""
+    """A small classifier that comes with the package."""
 
     target: ClassVar[str] = "metrics.features:ClassifierFeatures"
 
@@ -36,25 +36,25 @@ class ClassifierSection(FeaturesSection):
 @register("digits-classifier")
 @dataclass(frozen=True)
 class DigitsClassifierSection(ClassifierSection):
-    """A classifier of scikit-learn's digits, shipped."""
+    """A classifier of scikit-learn's digits."""
 
 
 @register("mnist-classifier")
 @dataclass(frozen=True)
 class MnistClassifierSection(ClassifierSection):
-    """A classifier of MNIST, shipped."""
+    """A classifier of MNIST."""
 
 
 @register("fashion-classifier")
 @dataclass(frozen=True)
 class FashionClassifierSection(ClassifierSection):
-    """A classifier of Fashion-MNIST, shipped."""
+    """A classifier of Fashion-MNIST."""
 
 
 @register("cifar10-classifier")
 @dataclass(frozen=True)
 class Cifar10ClassifierSection(ClassifierSection):
-    """A classifier of CIFAR-10, shipped."""
+    """A classifier of CIFAR-10."""
 
 
 @register("inception")

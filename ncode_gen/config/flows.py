@@ -137,7 +137,7 @@ class SolvedSection(FlowSection):
     )
     """Relative and absolute tolerance of a step of an adaptive solver."""
     log_det_by: Literal["divergence", "steps"] = "divergence"
-    """Integrate the divergence, or take each step's own Jacobian: dearer, and exact with any number of steps."""
+    """Integrate the divergence, or take each step's own Jacobian: slower, and exact with any number of steps."""
     grid: Literal["even", "random"] = "even"
     """Time grid in training; a random one keeps the flow from fitting the error of an even one."""
 
@@ -158,7 +158,7 @@ class SolvedSection(FlowSection):
         return "flow.augment" if self.augment else None
 
     def check_pairs(self) -> None:
-        """Refuse a solver that cannot do what is asked of it."""
+        """Refuse a solver that the other keys do not work with."""
         if self.grid == "random" and not has_fixed_steps(self.method):
             raise ValueError('flow.grid = "random" needs flow.method euler, midpoint, heun, rk2:ALPHA or rk4')
         if self.log_det_by == "steps" and not has_fixed_steps(self.method):

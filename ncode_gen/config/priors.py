@@ -15,7 +15,7 @@ Layers = Annotated[int, Meta(ge=1, le=1000)]
 
 @dataclass(frozen=True)
 class PriorSection(Section):
-    """The distribution of latents from which samples are drawn; `build` takes d.
+    """The distribution of latents that is sampled from; `build` takes d.
 
     Attributes:
         fitted_after: whether it is fitted to the training latents after the model's training.
@@ -94,4 +94,4 @@ class JointFlowSection(PriorSection):
     steps: Width = 4
     """Steps of Runge-Kutta 4 between noise and latents."""
     log_det_by: Literal["divergence", "steps"] = "divergence"
-    """Integrate the divergence, or take each step's own Jacobian: dearer, and exact with any number of steps."""
+    """Integrate the divergence, or take each step's own Jacobian: slower, and exact with any number of steps."""

@@ -203,7 +203,7 @@ class Recipe:
             (
                 posterior.random != bound,
                 f'posterior.kind = "{posterior.kind}" is {"random" if posterior.random else "deterministic"}, which '
-                f"{named} has no use for; leave posterior.kind out for the usual one",
+                f"{named} has no use for; leave posterior.kind out for the default",
             ),
             (
                 flow.moves and not posterior.takes_flow,
@@ -260,12 +260,12 @@ _DEFAULTS: dict[str, Any] = {each.name: each.default_factory for each in datacla
 
 def _section(name: str, values: object, source: str, plugins: list[str], *, stored: bool = False) -> Section:
     """Return a section of a table of TOML; of a stored one, keys of other kinds are left out."""
-    usual: type[Section] = _DEFAULTS[name]
+    default: type[Section] = _DEFAULTS[name]
     if not isinstance(values, Mapping):
         raise UserError(f"{source}: {name} must be a table [{name}], got {values!r}")
     own = dict(values)
-    kind = own.pop(usual.tag, usual.kind) if usual.kind else ""
-    cls = find_kind(name, kind, source, plugins) if usual.kind else usual
+    kind = own.pop(default.tag, default.kind) if default.kind else ""
+    cls = find_kind(name, kind, source, plugins) if default.kind else default
     for key in list(own):
         if key not in cls.names() and key in RENAMED.get(name, {}):
             raise UserError(f"{source}: {name}.{key} is called {name}.{RENAMED[name][key]} now")

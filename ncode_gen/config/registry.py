@@ -55,11 +55,11 @@ def find_kind(section: str, kind: str, source: str, plugins: Iterable[str] = ())
     Args:
         section: name of the section.
         kind: name of the kind.
-        source: where it is asked for, for the message.
+        source: where it is named, for the message.
         plugins: the modules that the recipe says it needs; none is imported because of that.
 
     Raises:
-        UserError: nobody has registered it; the message says how to name a plugin.
+        UserError: it is not registered; the message says how to name a plugin.
     """
     known = _kinds.get(section, {})
     if kind not in known and not _installed:
@@ -68,15 +68,15 @@ def find_kind(section: str, kind: str, source: str, plugins: Iterable[str] = ())
         return known[kind]
     near = difflib.get_close_matches(str(kind), list(known), n=1)
     tag = next(iter(known.values())).tag
-    told = f"{source}: {section}.{tag} must be one of {', '.join(map(repr, known))}, got {kind!r}"
+    reason = f"{source}: {section}.{tag} must be one of {', '.join(map(repr, known))}, got {kind!r}"
     wanted = [name for name in plugins if name not in sys.modules]
     if wanted:
         raise UserError(
-            f"{told}; the recipe says that it needs the plugin {', '.join(wanted)}: if you trust it, name it with "
+            f"{reason}; the recipe says that it needs the plugin {', '.join(wanted)}: if you trust it, name it with "
             f"--plugin {wanted[0]} (in Python: plugins=[{wanted[0]!r}])"
         )
     raise UserError(
-        f"{told}; " + (f"did you mean {near[0]!r}?" if near else "a kind of your own needs --plugin MODULE")
+        f"{reason}; " + (f"did you mean {near[0]!r}?" if near else "a kind of your own needs --plugin MODULE")
     )
 
 

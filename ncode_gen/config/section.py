@@ -33,7 +33,7 @@ def needs(default: Any, words: str, condition: Callable[[Any], bool]) -> Any:
 
     Args:
         default: value that the key has where it has no effect.
-        words: the condition as it is told to a user.
+        words: the condition in words, for messages.
         condition: maps the section to whether the key has an effect.
     """
     return field(default=default, metadata={"needs": (words, condition)})
@@ -91,19 +91,19 @@ class Section:
     @classmethod
     def _explained(cls, error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
         """Return a message of msgspec with the key and its value."""
-        told, _, place = str(error).partition(" - at `$.")
+        text, _, place = str(error).partition(" - at `$.")
         key = re.split(r"[`\[]", place)[0]
         value, hint = values.get(key), ""
-        if told.startswith("Invalid enum value"):
+        if text.startswith("Invalid enum value"):
             choices = _choices(cls, key)
             near = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            told = f"must be one of {', '.join(map(repr, choices))}"
+            text = f"must be one of {', '.join(map(repr, choices))}"
         else:
-            told = re.sub(r", got .*", "", told.replace("`", "")).replace("Number out of range", "is too large")
-            told = re.sub(r"Expected \w+ (>=|<=|>|<) ", lambda found: f"must be {BOUNDS[found[1]]} ", told)
-            told = told.replace("Expected ", "must be of type ")
-        return f"{cls.section}.{key} {told}, got {value!r}{hint}"
+            text = re.sub(r", got .*", "", text.replace("`", "")).replace("Number out of range", "is too large")
+            text = re.sub(r"Expected \w+ (>=|<=|>|<) ", lambda found: f"must be {BOUNDS[found[1]]} ", text)
+            text = text.replace("Expected ", "must be of type ")
+        return f"{cls.section}.{key} {text}, got {value!r}{hint}"
 
     def check(self, source: str) -> None:
         """Raise a `UserError` that names the key, if a value is out of range or a key has no effect."""

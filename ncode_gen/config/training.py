@@ -41,7 +41,7 @@ class ObjectiveSection(Section):
         return None
 
     @property
-    def draws_targets(self) -> bool:
+    def uses_stochastic_targets(self) -> bool:
         """Whether the model learns from stochastic targets, binarised or dequantised, as a likelihood needs."""
         return True
 
@@ -88,7 +88,7 @@ class DeterministicSection(ObjectiveSection):
     """Whether to learn from stochastic targets, binarised or dequantised, instead of the images."""
 
     @property
-    def draws_targets(self) -> bool:
+    def uses_stochastic_targets(self) -> bool:
         """Whether the model learns from stochastic targets."""
         return self.stochastic_targets
 

@@ -46,9 +46,9 @@ def _solve_natively(
     field = shallow_field(dynamics.bound, points)
     if field is None:
         return None
-    asked, nodes, kept = grid_of(times, points, options.steps, options.grid)
+    wanted, nodes, kept = grid_of(times, points, options.steps, options.grid)
     if nodes.requires_grad or nodes.dtype != points.dtype:  # float64 where float32 cannot resolve the times
         return None
     parts = shallow_solve(field, dynamics.bound.control, points, nodes, kept, options.method, log_det=log_det)
     taken = nodes.shape[0] - 1
-    return Solution(asked, parts, nfe=evaluations(options.method, taken), accepted=taken, rejected=0)
+    return Solution(wanted, parts, nfe=evaluations(options.method, taken), accepted=taken, rejected=0)

@@ -45,7 +45,7 @@ class StaticController(Controller):
     """One trained control for every sample; with it a controlled ODE is an ordinary neural ODE.
 
     Args:
-        field: the field to be controlled; it draws the initial control.
+        field: the field to be controlled; it gives the initial control.
     """
 
     conditional = False

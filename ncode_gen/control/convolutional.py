@@ -134,14 +134,14 @@ class ConvField(LayeredField):
     def effects(self, inner: Tensor | None, outer: Tensor, x: Tensor) -> Tensor:
         """Return the effect of every unit at every pixel on itself, shape (..., M, units)."""
         k, maps = self.kernel, x.shape[1]
-        spread = outer.unflatten(-2, (-1, k, k))  # (..., units, k, k, d)
+        kernels = outer.unflatten(-2, (-1, k, k))  # (..., units, k, k, d)
         if inner is None or inner.shape[-2] == self.dim != self.dim * k * k:
             # The unit sees its own pixel alone, so only the centre of the outer kernel leads back to it.
-            centre = spread[..., k // 2, k // 2, :]
+            centre = kernels[..., k // 2, k // 2, :]
             loops: Tensor = centre.diagonal(dim1=-2, dim2=-1) if inner is None else (inner * centre.mT).sum(-2)
             return loops.unsqueeze(-2)
         seen = inner.unflatten(-2, (self.dim, k, k))  # (..., d, k, k, units)
-        loops = torch.einsum("...dijh,...hijd->...hij", seen, spread.flip(-2, -3)).flatten(-2)
+        loops = torch.einsum("...dijh,...hijd->...hij", seen, kernels.flip(-2, -3)).flatten(-2)
         inside = nn.functional.unfold(x.new_ones(1, 1, *x.shape[-2:]), k, padding=k // 2)[0]
         # The map of effects is the same for each of the K maps of a sample.
         effects: Tensor = (loops @ inside).transpose(-1, -2)

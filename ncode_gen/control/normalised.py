@@ -1,4 +1,4 @@
-"""Convolutional fields behind a GroupNorm, for feature maps whose flow is not asked for a density."""
+"""Convolutional fields behind a GroupNorm, for flows of feature maps, whose density is not needed."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class ControlledLayer(nn.Module):
         return Affine(weight, biases[0], biases[1] if self.time else None, scale, down, up)
 
     def initial(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw packed weights, shape (size,): normal of variance 1 / inputs, zero biases; or the zero map."""
+        """Return random packed weights, shape (size,): normal of variance 1 / inputs, zero biases; or the zero map."""
         rows = torch.zeros((1 + self.time) * self.outputs)
         if self.control == "all":
             weight = torch.zeros(self.inputs, self.outputs) if self.zero else self._weight(generator)

@@ -48,7 +48,7 @@ def solve_with_step_maps(dynamics: BoundDynamics, state: State, times: Tensor, o
         options: a fixed-step method.
 
     Raises:
-        ValueError: the divergence is to be estimated along noise.
+        ValueError: the divergence would be estimated along noise.
     """
     if dynamics.measures.noise is not None:
         raise ValueError('log_det_by="steps" is exact and takes no noise; use "divergence" for Hutchinson\'s estimate')

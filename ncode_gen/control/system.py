@@ -27,7 +27,7 @@ from .field import Field
 
 
 class DensityError(ValueError):
-    """A density was asked of a map that is not a flow in the state."""
+    """A density was requested of a map that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class FlowSolution(Solution):
 
     Attributes:
         augmented: the state with its extra dimensions, shape (T, n, *event) or (T, n, K, *event).
-        log_det: log |det dx(t)/dx(0)| in nats at every requested time, shape (T, n) or (T, n, K), if asked for.
-        energy: integral of |dx/dt|^2 up to every requested time, of the shape of `log_det`, if asked for.
-        jacobian_penalty: integral of the squared Frobenius norm of the Jacobian, likewise, estimated, if asked for.
+        log_det: log |det dx(t)/dx(0)| in nats at every requested time, shape (T, n) or (T, n, K), if requested.
+        energy: integral of |dx/dt|^2 up to every requested time, of the shape of `log_det`, if requested.
+        jacobian_penalty: integral of the squared Frobenius norm of the Jacobian, likewise, estimated, if requested.
         control: theta at every requested time, where it is a part of the ODE's state: shape (T, n, P), or (T, n, K, P)
             where it follows K states.
     """

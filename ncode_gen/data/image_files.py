@@ -43,7 +43,7 @@ def read_images(path: Path) -> TensorImages:
 
 
 def fit_channels(images: TensorImages, channels: int) -> TensorImages:
-    """Return images with the channels of others: grey ones that were written in colour have one, if that is asked for.
+    """Return images with the channels of others: grey ones that were written in colour have one, if that is needed.
 
     >>> grey = TensorImages(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8))
     >>> fit_channels(grey, 1).shape
@@ -139,7 +139,7 @@ def _unit(values: Array, path: Path, notes: list[str]) -> Array:
 
 def _read_folder(folder: Path, notes: list[str]) -> Tensor:
     """Return all pictures below a folder, (n, C, side, side), uint8."""
-    found = find_pictures(folder, 1, drawn=True)
+    found = find_pictures(folder, 1, samples=True)
     side, grey = 0, True
     for path in found.paths:
         with open_picture(path) as opened:
@@ -148,6 +148,6 @@ def _read_folder(folder: Path, notes: list[str]) -> Tensor:
         if size != (side, side):
             raise UserError(f"{path} is {size[0]} x {size[1]} pixels; all pictures must be {side} x {side}")
         grey &= mode in GREY_MODES or mode.startswith("I")
-    pixels, told = set_range(found.paths)
-    notes += [*found.notes(folder), *told]
+    pixels, ranges = set_range(found.paths)
+    notes += [*found.notes(folder), *ranges]
     return torch.stack([read_picture(path, side, grey=grey, pixels=pixels) for path in found.paths])

@@ -49,7 +49,7 @@ def picture_endings() -> frozenset[str]:
 
 @contextlib.contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open a picture, whose size and mode are known then; its pixels are read when they are asked for.
+    """Open a picture, whose size and mode are known then; its pixels are read on access.
 
     Raises:
         UserError: the file is no picture, or its pixels cannot be read.
@@ -101,7 +101,7 @@ def read_picture(path: Path, size: int, *, grey: bool = False, pixels: PixelRang
 
 
 def set_range(paths: Sequence[Path], given: PixelRange | None = None) -> tuple[PixelRange | None, list[str]]:
-    """Return the range of the deep pixels of a set of pictures, and what the user is to be told of it.
+    """Return the range of the deep pixels of a set of pictures, with notes for the user.
 
     All deep pictures are read once for it, so that two of them are as bright in relation as their values are.
 
@@ -165,7 +165,7 @@ def _may_be_deep(path: Path) -> bool:
 
 
 def _turn(opened: Image.Image) -> Image.Transpose | None:
-    """Return how a picture is to be turned; a damaged tag says nothing."""
+    """Return how a picture is turned upright; a damaged tag is ignored."""
     with contextlib.suppress(Exception):
         return TURNS.get(opened.getexif().get(ORIENTATION, 1))
     return None

@@ -14,7 +14,7 @@ from .pictures import is_marked
 REPORT = "report.html"  # of a gallery
 # Folders that systems keep beside pictures: thumbnails, resource forks, bins.
 SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
-# Files that stand beside pictures and are none, which nobody expects to be learnt from.
+# Files beside pictures that are none themselves, and that nobody would train on.
 BESIDE = {".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".html", ".xml", ".ini", ".db"}
 PARTS = {
     "train": ("train", "training", "trn"),
@@ -30,20 +30,20 @@ class Found:
 
     Attributes:
         paths: the pictures, in the order of their paths.
-        left_out: reasons, and the files or folders that have them.
+        skipped: reasons, and the files or folders that have them.
     """
 
     paths: list[Path] = field(default_factory=list)
-    left_out: dict[str, list[Path]] = field(default_factory=dict)
+    skipped: dict[str, list[Path]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, path: Path) -> None:
         """Count a file or folder as left out."""
-        self.left_out.setdefault(reason, []).append(path)
+        self.skipped.setdefault(reason, []).append(path)
 
     def notes(self, root: Path) -> list[str]:
         """Return a line for each reason, with a count and some names."""
         lines = []
-        for reason, paths in self.left_out.items():
+        for reason, paths in self.skipped.items():
             names = ", ".join(_shown(path, root) for path in paths[:NAMED])
             more = ", ..." if len(paths) > NAMED else ""
             kinds = Counter(path.suffix.lower() or "no ending" for path in paths)
@@ -56,7 +56,7 @@ def _shown(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
+def find_pictures(folder: Path, least: int, *, samples: bool = False) -> Found:
     """Find the pictures below a folder: links are followed, without loops; run folders and galleries are no data.
 
     Each picture is taken once, under its own name if it has one in the folder. Hidden files and folders, and those that
@@ -65,14 +65,14 @@ def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
     Args:
         folder: the folder.
         least: how many there must be.
-        drawn: whether samples that this program drew are meant; else they are left out where there are others.
+        samples: whether samples of this program are meant; else they are skipped where there are other pictures.
 
     Raises:
         UserError: there are fewer.
     """
     found = Found()
     _walk(folder, found)
-    if not drawn:
+    if not samples:
         own = [path for path in found.paths if is_marked(path)]
         if len(own) < len(found.paths):
             for path in own:
@@ -80,10 +80,10 @@ def find_pictures(folder: Path, least: int, *, drawn: bool = False) -> Found:
             found.paths = sorted(set(found.paths) - set(own))
     found.paths.sort()
     if len(found.paths) < least:
-        told = "".join(f"; {line}" for line in found.notes(folder))
+        notes = "".join(f"; {line}" for line in found.notes(folder))
         raise UserError(
             f"{folder} holds {len(found.paths)} pictures, at least {least} are needed; known endings are "
-            f"{', '.join(sorted(picture_endings()))}{told}"
+            f"{', '.join(sorted(picture_endings()))}{notes}"
         )
     return found
 
@@ -148,7 +148,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folders of a split, by "train", "test" and "validation", and what the user is to be told.
+    """Return the folders of a split, by "train", "test" and "validation", with notes for the user.
 
     The customary names are understood, in capital letters too. Without a folder of test pictures those of validation
     are the test pictures. Where there is no train folder, or nothing to test with, there is no split.

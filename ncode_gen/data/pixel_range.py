@@ -42,7 +42,7 @@ class PixelRange:
 class RangeFinder:
     """Looks at all deep pixels of a set, and says which range they have.
 
-    Whole numbers have the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds the largest of the set; numbers
+    Whole numbers have the smallest common depth (8, 10, 12, 14 or 16 bits) that holds the largest of the set; numbers
     with a fraction have [0, 1] or [-1, 1] where they keep to it, but for resampling.
 
     >>> finder = RangeFinder()

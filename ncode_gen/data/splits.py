@@ -89,7 +89,7 @@ class FileSplit:
             raise UserError(f"{path} does not hold the pictures of a run; remove it, or train anew") from None
 
     def among(self, names: Sequence[str], root: Path) -> tuple[FileSplit, list[str]]:
-        """Return the split of the pictures that are there, and what the user is to be told of the others.
+        """Return the split of the pictures that are there, with notes on the others.
 
         Args:
             names: relative paths of the pictures in the folder now.
@@ -100,12 +100,12 @@ class FileSplit:
         """
         there = {_composed(name): name for name in names}
         own = {_composed(name) for name in (*self.train, *self.validation, *self.test)}
-        gone, new = sorted(own - there.keys()), sorted(there.keys() - own)
+        removed, new = sorted(own - there.keys()), sorted(there.keys() - own)
         parts = {
             part: tuple(there[_composed(name)] for name in getattr(self, part) if _composed(name) in there)
             for part in ("train", "validation", "test")
         }
-        if not gone and not new:
+        if not removed and not new:
             return FileSplit(self.digest, parts["train"], parts["validation"], parts["test"], self.pixels), []
         for part, kept in parts.items():
             if not kept:
@@ -114,7 +114,7 @@ class FileSplit:
                     f"{getattr(self, part)[0]}; name their folder with --data.root"
                 )
         changes = [f"{len(some)} {word} ({some[0]}{', ...' if len(some) > 1 else ''})"
-                   for some, word in ((new, "are new"), (gone, "are gone")) if some]  # fmt: skip
+                   for some, word in ((new, "are new"), (removed, "are gone")) if some]  # fmt: skip
         note = (
             f"the pictures in {root} are not those of this run: {' and '.join(changes)}; the run's own split is kept, "
             "and new pictures are not used; train anew to use them"

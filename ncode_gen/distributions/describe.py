@@ -1,4 +1,4 @@
-"""Whether a model fits into memory, asked before any is taken."""
+"""Whether a model fits into memory, checked before any is allocated."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_fits(recipe: Recipe, shape: tuple[int, int, int], device: torch.device
     Args:
         recipe: the model.
         shape: (C, H, W) of the images.
-        device: where it is to be trained.
+        device: where it will be trained.
         shares: how many processes share what is trained.
     """
     memory = memory_of(device)

@@ -1,7 +1,7 @@
 """Likelihoods of an image given the decoder's output; images in [0, 1], log-probabilities in nats.
 
 Each likelihood first makes a *target* from the images (binarised, dequantised or as they are) and scores that. The
-random numbers that a target needs are an argument, so that a training step draws none of its own.
+random numbers that a target needs are an argument, so that a training step makes none of its own.
 """
 
 from __future__ import annotations

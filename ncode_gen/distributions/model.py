@@ -27,10 +27,10 @@ class LatentTrajectory(FlowSolution):
     """The path of latents under their own controls.
 
     Attributes:
-        pictures: the decoded states (T, n, C, H, W) in [0, 1], if asked for.
+        images: the decoded states (T, n, C, H, W) in [0, 1], if requested.
     """
 
-    pictures: Tensor | None = None
+    images: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ElboTerms:
         reconstruction_log_prob: log p(u | z), shape (n, K).
         log_prior: log p(z), shape (n, K).
         log_posterior: log q(z | u), shape (n, K).
-        energy: kinetic energy of the flow, shape (n, K), if asked for.
+        energy: kinetic energy of the flow, shape (n, K), if requested.
         unfinished: samples whose adaptive solve did not reach its last time.
     """
 
@@ -68,7 +68,7 @@ class ElboTerms:
 
 
 def _uncast(method: Method) -> Method:
-    """Let a method compute as it does without automatic casting around it; `compute_in` says what is to be cast."""
+    """Let a method compute as it does without automatic casting around it; `compute_in` says what is cast."""
 
     @functools.wraps(method)
     def uncast(self: LatentModel, *arguments: Any, **options: Any) -> Any:
@@ -222,7 +222,7 @@ class LatentModel(nn.Module):
             generator: random numbers, on the CPU; those of an image do not depend on `batch`.
             batch: images at a time.
         """
-        if not self.observation.draws or len(latents) == 0:
+        if not self.observation.stochastic or len(latents) == 0:
             return self.decode(latents, batch=batch)
         noise = self._pixel_noise(len(latents), generator)
         return in_parts(self.observation.sample, self._checked_latents(latents), noise, batch=batch)
@@ -372,10 +372,10 @@ class LatentModel(nn.Module):
         if path is None:
             still = self.posterior.start(features).expand(times.shape[0], -1, -1)
             path = FlowSolution(times=times, parts=(still,), nfe=0, accepted=0, rejected=0, augmented=still)
-        pictures = None
+        decoded = None
         if decode:
-            pictures = self.decode(path.states.flatten(0, 1)).unflatten(0, path.states.shape[:2])
-        return LatentTrajectory(**vars(path), pictures=pictures)
+            decoded = self.decode(path.states.flatten(0, 1)).unflatten(0, path.states.shape[:2])
+        return LatentTrajectory(**vars(path), images=decoded)
 
 
 def _adjusted(flow: ControlledODE | None, adjust: Adjust | None) -> SolveOptions | None:

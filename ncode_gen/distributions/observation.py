@@ -19,7 +19,7 @@ Times = Sequence[float] | Tensor
 class Observation(nn.Module, ABC):
     """p(u | z): the distribution of an image (C, H, W) in [0, 1] given its latent (d,).
 
-    A subclass scores *targets*, which it makes of images, and draws images; its weights are those of its submodules.
+    A subclass scores *targets*, which it makes of images, and samples images; its weights are those of its submodules.
 
     Attributes:
         shape: (C, H, W) of the images.
@@ -46,8 +46,8 @@ class Observation(nn.Module, ABC):
         """Return the expected images (n, C, H, W) of latents (n, d)."""
 
     @property
-    def draws(self) -> bool:
-        """Whether `sample` draws images that differ from their means."""
+    def stochastic(self) -> bool:
+        """Whether `sample` gives images that differ from their means."""
         return False
 
     def sample(self, latents: Tensor, noise: Tensor) -> Tensor:
@@ -158,19 +158,19 @@ class Refined(Pixelwise):
         self.refiner.precision = precision
 
     @property
-    def draws(self) -> bool:
+    def stochastic(self) -> bool:
         """Whether the refiner is trained."""
         return bool(self.refiner.fitted)
 
     def sample(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Return images of latents (n, d) and noise (n, C, H, W); until the refiner is trained, decoder means."""
         means = self.mean(latents)
-        return self.refiner.sample(means, latents, noise) if self.draws else means
+        return self.refiner.sample(means, latents, noise) if self.stochastic else means
 
     def trajectories(self, latents: Tensor, noise: Tensor, times: Times) -> dict[str, Tensor]:
         """Return how images arise along the decoder's flow, if it has one, and along the refiner's."""
         found = super().trajectories(latents, noise, times)
-        if self.draws:
+        if self.stochastic:
             at = torch.as_tensor(times).to(noise)
             found["refiner"] = self.refiner.trajectory(self.mean(latents), latents, noise, at)
         return found

@@ -20,7 +20,7 @@ class PosteriorSample:
     Attributes:
         latents: z, shape (n, K, d).
         log_prob: log q(z | u) in nats, shape (n, K); None for a posterior without a density.
-        energy: integral of |dx/dt|^2 along each path, shape (n, K), if asked for.
+        energy: integral of |dx/dt|^2 along each path, shape (n, K), if requested.
         unfinished: samples whose adaptive solve did not reach its last time.
     """
 

@@ -8,7 +8,7 @@ import warnings
 
 __all__: list[str] = []
 
-# An unknown name makes the import itself fail, and matplotlib half imported; so it is imported first, and told then.
+# An unknown name makes the import fail, with matplotlib half imported; so it is imported first, and fails afterwards.
 _first = "matplotlib" not in sys.modules
 _named = os.environ.pop("MPLBACKEND", None)
 try:

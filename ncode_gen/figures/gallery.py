@@ -55,7 +55,7 @@ def draw_gallery(
     many = held_out[:20]
     latents = model.encode(many)
     kinds = {"original": many, "reconstruction": model.decode(latents)}
-    if model.observation.draws:
+    if model.observation.stochastic:
         kinds["refined"] = model.sample_images(latents, seeded(seed))
     half = (len(many) + 1) // 2
     rows = [pictures[:half].cpu() for pictures in kinds.values()]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..control import ControlledODE, FlowSolution
 from ..data.pictures import picture_grid
 from ..distributions import LatentModel
 from ..runtime.files import write_atomically
@@ -16,7 +18,7 @@ from .grids import labelled_rows
 from .style import COLOURS, new_figure, show_picture
 
 FRAMES = 33
-DRAWS = 24
+SAMPLES = 24
 ARROWS = 13
 
 
@@ -30,6 +32,17 @@ def principal_plane(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         directions = torch.cat([directions, torch.zeros_like(directions[:1])])
         shares = torch.cat([shares, torch.zeros_like(shares[:1])])
     return centre.float(), directions[:2].float(), shares[:2].float()
+
+
+class _Plane:
+    """The principal plane of latents (m, d)."""
+
+    def __init__(self, latents: Tensor) -> None:
+        self.centre, self.directions, self.shares = principal_plane(latents)
+
+    def project(self, points: Tensor) -> Tensor:
+        """Return the coordinates (..., 2), on the CPU, of points (..., d)."""
+        return ((points - self.centre) @ self.directions.T).cpu()
 
 
 def draw_paths(model: LatentModel, images: Tensor, context: Tensor, title: str) -> Figure | None:
@@ -47,62 +60,36 @@ def draw_paths(model: LatentModel, images: Tensor, context: Tensor, title: str) 
     flow = model.posterior.flow
     if flow is None:
         return None
-    path = model.trajectory(images, torch.linspace(0, 1, FRAMES))
+    trajectory = model.trajectory(images, torch.linspace(0, 1, FRAMES))
     features = model.features(images.to(model.device))
-    clouds = _clouds(model, features)
-    latents = model.encode(context)
-    centre, plane, shares = principal_plane(latents)
-
-    def project(points: Tensor) -> Tensor:
-        return ((points - centre) @ plane.T).cpu()
-
+    samples, latents = _samples(model, features), model.encode(context)
+    plane = _Plane(latents)
     columns = 1 + len(images)
     rows = 2 if columns > 4 else 1
-    across = -(-columns // rows)
-    figure, grid = new_figure(rows, across, 1.9)
+    figure, grid = new_figure(rows, -(-columns // rows), 1.9)
     axes = [spot for line in grid for spot in line]
     for spot in axes[columns:]:
         spot.set_visible(False)
 
-    everywhere = project(latents)
+    everywhere = plane.project(latents)
     axes[0].scatter(everywhere[:, 0], everywhere[:, 1], s=2, color="#BBBBBB", linewidths=0, label="latents")
     axes[0].set_title("all paths")
-    for i in range(len(images)):
-        colour = COLOURS[i % len(COLOURS)]
-        for spot in (axes[0], axes[1 + i]):
-            line = project(path.states[:, i])
-            spot.plot(line[:, 0], line[:, 1], color=colour, lw=1.4)
-            spot.plot(line[-1, 0], line[-1, 1], "o", color=colour, ms=3)
-        spot = axes[1 + i]
-        if clouds is not None:
-            drawn = project(clouds[:, i])
-            spot.plot(drawn[..., 0], drawn[..., 1], color=colour, lw=0.4, alpha=0.6)
-            spot.scatter(drawn[-1, :, 0], drawn[-1, :, 1], s=3, color=colour, linewidths=0)
-            extent = torch.cat([drawn.flatten(0, 1), line])
-        else:
-            extent = line
-        middle, half = _square(extent)
-        steps = torch.linspace(-1, 1, ARROWS) * half
-        offsets = torch.cartesian_prod(steps, steps)
-        inside = path.states[FRAMES // 2, i]
-        # The plane through the middle of the sample's own path: other directions stay where the sample is.
-        shift = (middle + offsets).to(inside) - project(inside).to(inside)
-        points = (inside + shift @ plane).unsqueeze(0)
-        if flow.augment:  # the extra dimensions stay where they are, too
-            extra = path.augmented[FRAMES // 2, i, flow.dim :].expand(*points.shape[:2], -1)
-            points = torch.cat([points, extra], -1)
-        control = None if path.control is None else path.control[FRAMES // 2, i : i + 1]
-        velocity = flow.velocity(0.5, points, features[i : i + 1], control)[0]
-        arrows = (velocity[:, : flow.dim] @ plane.T).cpu()
-        where = middle + offsets
-        # A field at rest has no longest arrow to scale by.
-        scale = (float(arrows.norm(dim=1).max()) or 1.0) * ARROWS / 1.5
-        spot.quiver(*where.T, *arrows.T, scale=scale, color="#888888", width=0.004, zorder=0)
+    for i, spot in enumerate(axes[1:columns]):
+        colour, line = COLOURS[i % len(COLOURS)], plane.project(trajectory.states[:, i])
+        for place in (axes[0], spot):
+            place.plot(line[:, 0], line[:, 1], color=colour, lw=1.4)
+            place.plot(line[-1, 0], line[-1, 1], "o", color=colour, ms=3)
+        extent = line
+        if samples is not None:
+            paths = plane.project(samples[:, i])
+            spot.plot(paths[..., 0], paths[..., 1], color=colour, lw=0.4, alpha=0.6)
+            spot.scatter(paths[-1, :, 0], paths[-1, :, 1], s=3, color=colour, linewidths=0)
+            extent = torch.cat([paths.flatten(0, 1), line])
+        _draw_field(spot, flow, plane, trajectory, features, i, extent)
         spot.set_title(f"sample {i + 1}", color=colour)
-        inset = spot.inset_axes((0.0, 0.76, 0.24, 0.24))
-        show_picture(inset, images[i])
-    axes[0].set_xlabel(f"PC 1 ({100 * shares[0]:.0f} % of variance)")
-    axes[0].set_ylabel(f"PC 2 ({100 * shares[1]:.0f} %)")
+        show_picture(spot.inset_axes((0.0, 0.76, 0.24, 0.24)), images[i])
+    axes[0].set_xlabel(f"PC 1 ({100 * plane.shares[0]:.0f} % of variance)")
+    axes[0].set_ylabel(f"PC 2 ({100 * plane.shares[1]:.0f} %)")
     for spot in axes[:columns]:
         spot.set_xticks([])
         spot.set_yticks([])
@@ -110,12 +97,34 @@ def draw_paths(model: LatentModel, images: Tensor, context: Tensor, title: str) 
     return figure
 
 
-def _clouds(model: LatentModel, features: Tensor) -> Tensor | None:
+def _draw_field(
+    spot: Axes, flow: ControlledODE, plane: _Plane, path: FlowSolution, features: Tensor, i: int, extent: Tensor
+) -> None:
+    """Draw arrows of sample i's vector field, half-way along its path, around the projected points of `extent`."""
+    middle, half = _square(extent)
+    steps = torch.linspace(-1, 1, ARROWS) * half
+    where = middle + torch.cartesian_prod(steps, steps)
+    inside = path.states[FRAMES // 2, i]
+    # The plane through the middle of the sample's own path: other directions stay where the sample is.
+    shift = where.to(inside) - plane.project(inside).to(inside)
+    points = (inside + shift @ plane.directions).unsqueeze(0)
+    if flow.augment:  # the extra dimensions stay where they are, too
+        extra = path.augmented[FRAMES // 2, i, flow.dim :].expand(*points.shape[:2], -1)
+        points = torch.cat([points, extra], -1)
+    control = None if path.control is None else path.control[FRAMES // 2, i : i + 1]
+    velocity = flow.velocity(0.5, points, features[i : i + 1], control)[0]
+    arrows = (velocity[:, : flow.dim] @ plane.directions.T).cpu()
+    # A field at rest has no longest arrow to scale by.
+    scale = (float(arrows.norm(dim=1).max()) or 1.0) * ARROWS / 1.5
+    spot.quiver(*where.T, *arrows.T, scale=scale, color="#888888", width=0.004, zorder=0)
+
+
+def _samples(model: LatentModel, features: Tensor) -> Tensor | None:
     """Return the paths of some posterior samples, (T, n, K, d); None if the posterior is not random."""
     if model.posterior.deterministic:
         return None
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, DRAWS, model.dim, generator=generator).to(features.device)
+    noise = torch.randn(1, SAMPLES, model.dim, generator=generator).to(features.device)
     with torch.no_grad():
         noise = noise.expand(len(features), -1, -1)
         path = model.posterior.trajectory(features, torch.linspace(0, 1, FRAMES, device=features.device), noise)
@@ -131,7 +140,7 @@ def _square(points: Tensor) -> tuple[Tensor, float]:
 def draw_film_strip(model: LatentModel, images: Tensor, title: str, frames: int = 9) -> Figure:
     """Draw the decoded states along t, a row for each image, its original before it."""
     times = torch.linspace(0, 1, frames)
-    pictures = model.trajectory(images, times, decode=True).pictures
+    pictures = model.trajectory(images, times, decode=True).images
     assert pictures is not None
     return _strips(images, pictures, times, f"{title}: decoded x(t) along t")
 
@@ -156,7 +165,7 @@ def _strips(images: Tensor, pictures: Tensor, times: Tensor, title: str) -> Figu
 def save_animation(model: LatentModel, images: Tensor, path: Path) -> Path:
     """Write the decoded states along t as an animated GIF, a bar below showing the time."""
     times = torch.linspace(0, 1, FRAMES)
-    pictures = model.trajectory(images, times, decode=True).pictures
+    pictures = model.trajectory(images, times, decode=True).images
     assert pictures is not None
     frames = []
     for t, shown in zip(times.tolist(), pictures, strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import FeaturesSection, find_kind
 from ..errors import UserError
-from ..runtime.paths import shipped
+from ..runtime.paths import bundled
 from .classifier import SmallClassifier
 
 CLASSIFIERS = {  # side, classes, width, colours
@@ -56,11 +56,11 @@ class FeatureNetwork(ABC):
 
 
 class ClassifierFeatures(FeatureNetwork):
-    """The last hidden layer of a small classifier shipped in checkpoints/."""
+    """The last hidden layer of a small classifier in checkpoints/."""
 
     def __init__(self, device: torch.device, path: Path | None, name: str) -> None:
         self.name, self.size, self.device = name, SmallClassifier.FEATURES, device
-        candidates = [place / "features" / f"{name}.safetensors" for place in shipped("checkpoints")]
+        candidates = [place / "features" / f"{name}.safetensors" for place in bundled("checkpoints")]
         found = path or next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None:
             raise UserError(f"the weights of {name} are not in {candidates[0]}; train them with eval/train_features.py")
@@ -156,7 +156,7 @@ def load_features(features: FeaturesSection | str, path: Path | None, device: to
 
     Args:
         features: the section of a recipe, or one of its kinds.
-        path: file with its weights, instead of the usual one.
+        path: file with its weights, instead of the default.
         device: where it runs.
 
     Raises:

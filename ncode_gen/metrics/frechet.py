@@ -64,10 +64,10 @@ def frechet_score(real: Tensor, fake: Tensor, *, replicates: int = 20, seed: int
     """Return the Frechet distance between features (n, d) and (m, d), with a bootstrap interval."""
 
     def resampled(generator: torch.Generator) -> float:
-        drawn = [
+        resamples = [
             part[torch.randint(len(part), (len(part),), generator=generator).to(part.device)] for part in (real, fake)
         ]
-        return frechet_distance(GaussianStatistics.of(drawn[0]), GaussianStatistics.of(drawn[1]))
+        return frechet_distance(GaussianStatistics.of(resamples[0]), GaussianStatistics.of(resamples[1]))
 
     value = frechet_distance(GaussianStatistics.of(real), GaussianStatistics.of(fake))
     return bootstrap_score(value, resampled, replicates, seed)

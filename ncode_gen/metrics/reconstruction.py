@@ -44,25 +44,25 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_reconstruction(
-    model: LatentModel, images: Images, *, draws_targets: bool, seed: int = 0, batch: int = 500
+    model: LatentModel, images: Images, *, stochastic_targets: bool, seed: int = 0, batch: int = 500
 ) -> dict[str, Score]:
     """Return mean squared error, peak signal-to-noise ratio (dB), structural similarity and distortion.
 
-    The first three compare images in [0, 1] with the decoded mean codes of these images. The distortion is in the terms
-    of training: -log p(u | z) in nats of targets u, where z is drawn from the posterior of u (Alemi et al., "Fixing a
+    The first three compare images in [0, 1] with the decoded mean codes of these images. The distortion is that
+    of training: -log p(u | z) in nats of targets u, where z is a sample of the posterior of u (Alemi et al., "Fixing a
     broken ELBO", ICML 2018, section 3).
 
     Args:
         model: the model.
         images: the originals.
-        draws_targets: whether the model learned from targets drawn from the images (`ObjectiveSection.draws_targets`).
+        stochastic_targets: see `ObjectiveSection.uses_stochastic_targets`.
         seed: seed of targets and codes.
         batch: images at a time; it changes no score.
     """
     generator = seeded(seed)
     errors, similar, distortion = [], [], []
     for originals in images.batches(batch, device=model.device):
-        distortion.append(_distortion(model, originals, generator, draws_targets).cpu())
+        distortion.append(_distortion(model, originals, generator, stochastic_targets).cpu())
         reconstructed = model.reconstruct(originals)
         errors.append(((reconstructed - originals) ** 2).flatten(1).mean(1).cpu())
         similar.append(structural_similarity(reconstructed, originals).cpu())
@@ -75,12 +75,12 @@ def score_reconstruction(
     }
 
 
-def _distortion(model: LatentModel, images: Tensor, generator: torch.Generator, draws_targets: bool) -> Tensor:
+def _distortion(model: LatentModel, images: Tensor, generator: torch.Generator, stochastic_targets: bool) -> Tensor:
     """Return -log p(u | z) of images' targets u, shape (n,); random numbers are those of each image."""
     uniforms, noises = [], []
     for _ in images:
         uniforms.append(torch.rand(model.shape, generator=generator))
         noises.append(torch.randn(model.dim, generator=generator))
-    uniform = torch.stack(uniforms).to(model.device) if draws_targets else None
+    uniform = torch.stack(uniforms).to(model.device) if stochastic_targets else None
     target = model.observation.target(images, uniform)
     return -model.observation.log_prob(target, model.sample_posterior(target, noise=torch.stack(noises)))

@@ -22,7 +22,7 @@ BATCH = 250
 
 
 def batch_generator(seed: int, number: int) -> torch.Generator:
-    """Return the random numbers of one batch: they depend on nothing but seed and number, whoever works on it."""
+    """Return the random numbers of one batch: they depend on seed and number alone, not on the process."""
     return seeded(1_000_003 * seed + number)
 
 

@@ -74,10 +74,10 @@ def bootstrap_score(value: float, resampled: Callable[[torch.Generator], float],
 
     Args:
         value: the score on all data.
-        resampled: computes the score on data drawn with replacement, given random numbers.
-        replicates: number of draws.
-        seed: seed of the draws.
+        resampled: computes the score on data resampled with replacement, given random numbers.
+        replicates: number of resamples.
+        seed: seed of the resamples.
     """
     generator = seeded(seed)
-    drawn = torch.tensor([resampled(generator) for _ in range(replicates)], dtype=torch.float64)
-    return Score.from_error(value, float(drawn.std()) if replicates > 1 else 0.0)
+    values = torch.tensor([resampled(generator) for _ in range(replicates)], dtype=torch.float64)
+    return Score.from_error(value, float(values.std()) if replicates > 1 else 0.0)

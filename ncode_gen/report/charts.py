@@ -29,7 +29,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]], 
     """Return a chart's ticks, lines and points in the coordinates of its SVG; None, if there is nothing to draw.
 
     Args:
-        title: what is drawn, with its unit.
+        title: what it shows, with its unit.
         series: points (x, y) by label; those that are not finite are left out, and so are those far above or below the
             rest in the first tenth.
         across: what the horizontal axis is.
@@ -40,7 +40,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]], 
         return None
     xs = [x for points in lines.values() for x, _ in points]
     x_low, x_high = min(xs), max(*xs, min(xs) + 1e-9)
-    # Where training begins, numbers are so large that nothing else could be told apart; they are cut off.
+    # Where training begins, numbers are so large that nothing else could be seen; they are cut off.
     begun = x_low + SETTLED * (x_high - x_low)
     ys = [y for points in lines.values() for x, y in points if x >= begun or len(points) == 1]
     y_ticks = round_ticks(min(ys), max(ys))
@@ -52,7 +52,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]], 
     def up(y: float) -> float:
         return round(BOTTOM - (y - y_low) / (y_high - y_low) * (BOTTOM - TOP), 1)
 
-    drawn = [
+    curves = [
         {
             "label": label,
             "points": [
@@ -64,7 +64,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]], 
     ]
     return {
         **{"title": title, "across": across, "width": WIDTH, "height": HEIGHT},
-        **{"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "lines": drawn},
+        **{"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "lines": curves},
         "x_ticks": [(along(x), f"{x:.6g}") for x in round_ticks(min(xs), max(xs)) if x_low <= x <= x_high],
         "y_ticks": [(up(y), f"{y:.6g}") for y in y_ticks],
     }

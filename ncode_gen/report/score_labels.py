@@ -29,7 +29,7 @@ def score_labels(protocol: Mapping[str, Any]) -> dict[str, str]:
 
 
 def solver_note(solver: Mapping[str, Any]) -> str:
-    """Return which solver likelihoods come from, and what a coarse one would have told instead.
+    """Return which solver likelihoods come from, and what a coarser one gives instead.
 
     >>> solver_note({"refined": "rk4 x 8", "moved_nats": 0.01, "coarse": "rk4 x 2", "nll_gap_nats": 0.25})
     'rk4 x 8, which moved by 0.010 nats at the last doubling; rk4 x 2 would flatter the NLL by 0.250'

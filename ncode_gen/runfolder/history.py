@@ -1,4 +1,4 @@
-"""What a run folder tells of itself: how far it came, its curves, scores and pictures."""
+"""What a run folder says about its run: progress, curves, scores and pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..config.recipe import Recipe
 from ..errors import UserError
 from ..runtime.files import check_links
-from ..runtime.paths import shipped
+from ..runtime.paths import bundled
 from .records import JsonLines, read_record
 from .run import ENVIRONMENT, EVALUATION, METRICS, RECIPE, WEIGHTS, find_run, load_recipe
 from .state import is_locked
@@ -34,7 +34,7 @@ class RunRecord:
         protocol: how the scores were made; empty if there are none of these weights.
         scores: value, low and high by name.
         pictures: the files of its gallery.
-        notices: what is damaged, missing or does not belong together, a sentence each.
+        notices: what is damaged, missing or does not belong together, one message each.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ def find_runs(name: str) -> Iterator[Path]:
     Raises:
         UserError: there is no such folder or run.
     """
-    places = shipped(name) if name.rstrip("/") == "checkpoints" else [Path(name)]
+    places = bundled(name) if name.rstrip("/") == "checkpoints" else [Path(name)]
     place = next((place for place in places if place.is_dir()), Path(name))
     if not place.is_dir() or (place / WEIGHTS).is_file():
         yield find_run(name)
@@ -80,7 +80,7 @@ def find_runs(name: str) -> Iterator[Path]:
 
 
 def read_run(folder: Path, gallery: Path | None = None) -> RunRecord:
-    """Read a run folder; what is damaged is left out and told in the notices.
+    """Read a run folder; what is damaged is skipped, and listed in the notices.
 
     Args:
         folder: the run folder.
@@ -98,7 +98,7 @@ def read_run(folder: Path, gallery: Path | None = None) -> RunRecord:
     if environment:
         rows = [row for row in lines.read() if {"epoch", "seconds"} <= row.keys()]
         if lines.damaged:
-            notices.append(f"{lines.damaged} lines of {lines.path} are damaged or of another run, and left out")
+            notices.append(f"{lines.damaged} lines of {lines.path} are damaged or of another run, and skipped")
     elif lines.path.exists():
         notices.append(f"{folder} has no readable {ENVIRONMENT}, so {lines.path} cannot be known to be its own")
     evaluation = _record(folder / EVALUATION, notices)

@@ -28,7 +28,7 @@ def fetch_run(name: str) -> Path:
     """Return the local folder of a repository USER/NAME, fetched if need be; what the cache holds needs no network.
 
     Raises:
-        UserError: the extra "hub" is not installed, or the Hub cannot be asked or has no such repository.
+        UserError: the extra "hub" is not installed, or the Hub cannot be reached or has no such repository.
     """
     try:
         import huggingface_hub

@@ -1,4 +1,4 @@
-"""What a run writes about itself in JSON, each object with a checksum, so that a damaged or foreign one is told."""
+"""What a run writes about itself in JSON; checksums detect damaged objects, and those of another run."""
 
 from __future__ import annotations
 

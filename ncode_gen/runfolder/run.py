@@ -14,7 +14,7 @@ from ..data.splits import FileSplit
 from ..distributions import LatentModel, build_model, describe
 from ..errors import UserError
 from ..runtime.files import check_links
-from ..runtime.paths import shipped, user_path
+from ..runtime.paths import bundled, user_path
 from .hub import fetch_run, is_repository, upload_run
 from .records import read_record, write_record
 from .state import has_state
@@ -69,7 +69,7 @@ def record_environment(folder: Path, environment: dict[str, Any], identity: str)
     """Write environment.json; a run that goes on keeps its first one, and lists the others below it.
 
     Raises:
-        UserError: it cannot be written, or what stands there is damaged.
+        UserError: it cannot be written, or the file there is damaged.
     """
     path = folder / ENVIRONMENT
     if run_identity(folder) == identity:
@@ -86,12 +86,15 @@ def find_run(name: str | Path) -> Path:
     """
     path = user_path(name)
     relative = path.relative_to("checkpoints") if path.parts[:1] == ("checkpoints",) else path
-    candidates = [path, *(place / relative for place in shipped("checkpoints"))]
+    candidates = [path, *(place / relative for place in bundled("checkpoints"))]
     found = next((candidate for candidate in candidates if candidate.is_dir()), None)
     if found is None and is_repository(str(name)):
         found = fetch_run(str(name))
     if found is None:
-        raise UserError(f"there is no run folder {path}; train one with python -m ncode_gen.train")
+        remedy = "train one with python -m ncode_gen.train"
+        if relative != path:
+            remedy = "an installed package has the digits model only; name a folder in a clone, or USER/NAME"
+        raise UserError(f"there is no run folder {path}; {remedy}")
     for needed in (RECIPE, WEIGHTS):
         if not (found / needed).is_file():
             raise UserError(f"{found} is no finished run: it holds no {needed}; train it, or name another")
@@ -132,7 +135,7 @@ def load_run(name: str | Path, device: torch.device | str = "cpu", *, plugins: S
     Args:
         name: a run folder, a folder in checkpoints/, or USER/NAME on the Hugging Face Hub (which needs the extra "hub";
             what was fetched once needs no network).
-        device: where the model is to be.
+        device: where the model is put.
         plugins: modules, or paths of Python files, with components of the user's own that the run needs; a run folder
             by itself makes the program import nothing.
 
@@ -177,7 +180,7 @@ def push(run: str | Path, name: str, *, private: bool = False) -> str:
         Its address.
 
     Raises:
-        UserError: the run is not finished or was spoiled, the extra is not installed, or the Hub refuses.
+        UserError: the run is not finished or is damaged, the extra is not installed, or the Hub refuses.
     """
     load_run(run)
     return upload_run(find_run(run), name, private=private)

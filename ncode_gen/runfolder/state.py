@@ -24,10 +24,10 @@ MARK = b"ncode_gen state sha256 "
 
 
 class LoadedState(dict[str, Any]):
-    """A state, and what is to be said of how it was found.
+    """A state, and a notice on how it was found.
 
     Attributes:
-        notice: one sentence, if the last state could not be used; else empty.
+        notice: a message, if the last state could not be used; else empty.
     """
 
     notice = ""
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process, and take away what a killed one left half written.
+    """Hold a run folder for this process, and remove what a killed process left half written.
 
     Raises:
         UserError: another process trains in it, or it cannot be written.

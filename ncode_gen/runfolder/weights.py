@@ -1,7 +1,7 @@
-"""The file of a model's weights: safetensors, whose header says what they belong to and how to know them unspoiled.
+"""The file of a model's weights: safetensors, whose header says which recipe they belong to, with a checksum.
 
 The header holds the shape of the images, the recipe, and a SHA-256 of these, names, types, sizes and numbers. So
-weights that a disk, a copy or a mix-up has changed, or a recipe that was changed beside them, are told and not used.
+weights that a disk, a copy or a mix-up has changed, or a recipe that was changed beside them, are detected.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def open_weights(path: Path) -> Iterator[StoredWeights]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") not in (FORMAT, EARLIER) or not {*HASHED, "sha256"} <= header.keys():
-                raise UserError(f"{path} was not written by ncode_gen, or is damaged: its header says no {FORMAT!r}")
+                raise UserError(f"{path} was not written by ncode_gen, or is damaged: its header lacks {FORMAT!r}")
             sizes = {}
             for name in sorted(file.keys()):
                 part = file.get_slice(name)

@@ -45,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, keep: Path 
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # safetensors makes files that only their owner can read; a run folder is to be shared like any other.
+        # safetensors makes files that only their owner can read; a run folder is shared like any other.
         partial.touch()
         rights = stat.S_IMODE(partial.stat().st_mode)
         write(partial)

@@ -26,7 +26,7 @@ def memory_of(device: torch.device) -> int | None:
 
 def ran_out(error: BaseException) -> bool:
     """Return whether an error says that memory ran out."""
-    told = str(error).lower()
+    text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in told or "can't allocate memory" in told)
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     )

@@ -1,4 +1,4 @@
-"""Paths as users write them, and where shipped files lie."""
+"""Paths as users write them, and where files of the package lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def user_path(path: str | Path) -> Path:
     """Return a path whose first part ~ or ~USER is a home folder.
 
     Raises:
-        UserError: nobody knows that home folder.
+        UserError: there is no such home folder.
 
     >>> user_path("data"), user_path("~/data") == Path.home() / "data"
     (PosixPath('data'), True)
@@ -19,10 +19,10 @@ def user_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"there is no home folder for {path}; write the whole path") from None
+        raise UserError(f"there is no home folder for {path}; write the full path") from None
 
 
-def shipped(folder: str) -> list[Path]:
+def bundled(folder: str) -> list[Path]:
     """Return the places where `checkpoints` or `models` may be found: here, beside the package, inside it."""
     package = Path(__file__).parent.parent
-    return [Path(folder), package.parent / folder, package / "_shipped" / folder]
+    return [Path(folder), package.parent / folder, package / "_bundled" / folder]

@@ -63,8 +63,8 @@ class track(Shown):
         self.done += steps
         self.bar.advance(self.task, steps)
         now = time.monotonic()
-        told = now - self.last_line > SECONDS_BETWEEN_LINES and self.done > 0
-        if told and not self.quiet and not console.is_terminal:
+        due = now - self.last_line > SECONDS_BETWEEN_LINES and self.done > 0
+        if due and not self.quiet and not console.is_terminal:
             left = (now - self.start) / self.done * (self.total - self.done)
             console.print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left")
             self.last_line = now

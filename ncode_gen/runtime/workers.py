@@ -151,10 +151,10 @@ def join_workers(device: str, *, sharded: bool = False) -> tuple[Workers, torch.
         The workers, and this one's device; `ALONE` and None, if this process was started by itself.
 
     Raises:
-        UserError: the processes cannot be joined, or there is nobody to share with.
+        UserError: the processes cannot be joined, or there is no other to share with.
     """
     environ = os.environ
-    # In a batch script without srun, SLURM_NTASKS speaks of tasks that nobody started; the step's number does not.
+    # In a batch script without srun, SLURM_NTASKS counts tasks that were not started; the step's number does not.
     count = int(environ.get("WORLD_SIZE") or environ.get("SLURM_STEP_NUM_TASKS") or 1)
     if count == 1:
         if sharded:
@@ -183,8 +183,8 @@ def _tell_torch_of_slurm() -> None:
     nodes = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_NODELIST"]
     first = nodes.split(",")[0]
     if "[" in first:  # node[07-09]: SLURM itself knows how to read it
-        asked = ["scontrol", "show", "hostnames", nodes]
-        first = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60).stdout.split()[0]
+        command = ["scontrol", "show", "hostnames", nodes]
+        first = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()[0]
     environ.setdefault("MASTER_ADDR", first)
     environ.setdefault("MASTER_PORT", str(15000 + int(environ.get("SLURM_JOB_ID", "0")[-4:])))
     environ.setdefault("RANK", environ["SLURM_PROCID"])

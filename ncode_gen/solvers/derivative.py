@@ -11,7 +11,7 @@ from .fixed import Derivative, State
 
 @runtime_checkable
 class Selectable(Protocol):
-    """A derivative that can be asked for some of its samples."""
+    """A derivative that can be restricted to some of its samples."""
 
     def __call__(self, t: Tensor, state: State) -> State:
         """Return the rates of a state."""

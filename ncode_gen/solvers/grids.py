@@ -50,14 +50,14 @@ def nodes_of(times: Tensor, steps: int) -> tuple[Tensor, list[int]]:
     (tensor([0.0000, 0.5000, 1.0000]), [0, 1, 2])
     """
     if times.shape[0] == 2:  # without a look at the numbers, so that the compiler takes it whole
-        way = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
-        return torch.cat([times[0] + (times[1] - times[0]) * way, times[1:]]), [0, steps]
+        fractions = torch.arange(steps, dtype=times.dtype, device=times.device) / steps
+        return torch.cat([times[0] + (times[1] - times[0]) * fractions, times[1:]]), [0, steps]
     gaps = times.detach().diff().abs()
     shares = [max(1, round(share)) for share in (steps * gaps / gaps.sum()).tolist()]
     nodes, kept = [], [0]
     for (start, end), share in zip(pairwise(times), shares, strict=True):
-        way = torch.arange(share, dtype=times.dtype, device=times.device) / share
-        nodes.append(start + (end - start) * way)
+        fractions = torch.arange(share, dtype=times.dtype, device=times.device) / share
+        nodes.append(start + (end - start) * fractions)
         kept.append(kept[-1] + share)
     return torch.cat([*nodes, times[-1:]]), kept
 
@@ -75,8 +75,8 @@ def grid_of(times: Times, state: Tensor, steps: int, grid: Times | None) -> tupl
         ValueError: see `as_times`.
     """
     if grid is None:
-        asked = as_times(times, state, steps=steps)
-        return asked, *nodes_of(asked, steps)
+        wanted = as_times(times, state, steps=steps)
+        return wanted, *nodes_of(wanted, steps)
     nodes = as_times(grid, state, name="grid")
     return torch.stack([nodes[0], nodes[-1]]), nodes, [0, nodes.shape[0] - 1]
 

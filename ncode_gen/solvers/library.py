@@ -1,4 +1,4 @@
-"""torchdiffeq's methods under our interface; imported only when one is asked for, since it brings scipy along."""
+"""torchdiffeq's methods under our interface; imported only when one is used, since it imports scipy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Counted:
 
 
 class _CountedSteps(_Counted):
-    """A derivative that torchdiffeq's adaptive solvers tell of their steps too."""
+    """A derivative that torchdiffeq's adaptive solvers report their steps to."""
 
     def callback_accept_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
         self.accepted += 1
@@ -113,9 +113,9 @@ def library_solve(
 
 
 def _gave_up(error: Exception) -> bool:
-    """Return whether torchdiffeq, or scipy below it, says that it cannot go on; its other errors are mistakes."""
-    told = str(error).lower()
-    return any(word in told for word in ("underflow in dt", "non-finite", "max_num_steps", "invalid for input of size"))
+    """Return whether torchdiffeq, or scipy below it, cannot continue; its other errors are mistakes."""
+    text = str(error).lower()
+    return any(word in text for word in ("underflow in dt", "non-finite", "max_num_steps", "invalid for input of size"))
 
 
 def _lost(state: State, times: Tensor, counted: _Counted, error: Exception) -> Solution:

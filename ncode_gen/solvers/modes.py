@@ -19,7 +19,7 @@ WITHOUT_NUMBERS = (FakeTensorMode, ProxyTorchDispatchMode, FunctionalTensorMode)
 
 
 def is_plain(*tensors: Tensor) -> bool:
-    """Return whether operations on these tensors run at once, are seen by nobody, and have numbers.
+    """Return whether operations on these tensors run at once, are not traced, and have numbers.
 
     False inside `torch.jit.trace`, `torch.export`, under any dispatch mode but `batch_invariant` (such as that of
     `make_fx`, fake tensors and counters of operations), for subclasses of tensors and on the meta device. Code that

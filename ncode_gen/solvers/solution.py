@@ -39,7 +39,7 @@ _WORDS = {
 class SampleCounts:
     """What each sample of a per-sample adaptive solve took, int64 tensors of shape (n,).
 
-    Where gradients are asked for, the accepted steps are taken once more under autograd; that is not counted.
+    Where gradients are needed, the accepted steps are taken once more under autograd; that is not counted.
 
     Attributes:
         nfe: evaluations of the derivative.
@@ -98,7 +98,7 @@ class Solution:
 
     @property
     def status(self) -> str:
-        """One sentence on how the solve ended; it starts with "ok" when every sample reached the last time.
+        """How the solve ended; it starts with "ok" when every sample reached the last time.
 
         The words of one sample are `Outcome(int(solution.outcomes[i])).words`.
         """
@@ -108,7 +108,7 @@ class Solution:
         else:
             lost = {how: int((self.outcomes == how).sum()) for how in Outcome if how is not Outcome.REACHED}
             total = self.outcomes.numel()
-        told = [f"{count} {how.words}" for how, count in lost.items() if count]
-        if not told:
+        words = [f"{count} {how.words}" for how, count in lost.items() if count]
+        if not words:
             return f"ok: {self.accepted} steps, {self.nfe} evaluations"
-        return f"incomplete: of {total} samples, {', '.join(told)}"
+        return f"incomplete: of {total} samples, {', '.join(words)}"

@@ -61,7 +61,7 @@ def solve(derivative: Derivative, state: State, times: Times, options: SolveOpti
     with in_own_precision(state[0]):
         if has_fixed_steps(method):
             return _solve_on_grid(derivative, state, times, options)
-        asked = as_times(times, state[0], steps=options.steps if method.startswith(LIBRARY) else 1)
+        wanted = as_times(times, state[0], steps=options.steps if method.startswith(LIBRARY) else 1)
         _check_adaptive(state, method)
 
         def run(start: State, at: Tensor) -> Solution:
@@ -71,13 +71,13 @@ def solve(derivative: Derivative, state: State, times: Times, options: SolveOpti
 
             return library_solve(derivative, start, at, method.removeprefix(LIBRARY), options)
 
-        if asked.requires_grad and torch.is_grad_enabled():
-            return _differentiable_in_times(run, derivative, state, asked, each=method in ADAPTIVE)
-        return run(state, asked.detach())
+        if wanted.requires_grad and torch.is_grad_enabled():
+            return _differentiable_in_times(run, derivative, state, wanted, each=method in ADAPTIVE)
+        return run(state, wanted.detach())
 
 
 def _solve_on_grid(derivative: Derivative, state: State, times: Times, options: SolveOptions) -> Solution:
-    asked, nodes, kept = grid_of(times, state[0], options.steps, options.grid)
+    wanted, nodes, kept = grid_of(times, state[0], options.steps, options.grid)
     recompute = options.gradient == "checkpoint"
     path = list(fixed_steps(derivative, state, nodes, fixed_tableau(options.method), recompute=recompute))
     parts = tuple(torch.stack([path[k][i] for k in kept]) for i in range(len(state)))
@@ -85,7 +85,7 @@ def _solve_on_grid(derivative: Derivative, state: State, times: Times, options: 
     nfe = evaluations(options.method, taken)
     if getattr(derivative, "initial", None) is not None:
         nfe -= 1
-    return Solution(asked, parts, nfe=nfe, accepted=taken, rejected=0)
+    return Solution(wanted, parts, nfe=nfe, accepted=taken, rejected=0)
 
 
 def _differentiable_in_times(

@@ -14,8 +14,8 @@ Loss = Callable[..., tuple[Tensor, Tensor]]
 class CompiledLoss:
     """A loss that runs as it is for some calls, and compiled from then on.
 
-    So the first steps, and their errors, are there at once, and the compiler is paid a little later. No thread compiles
-    meanwhile: torch's autocast cache can wait for the interpreter's lock while the compiler holds that and waits for
+    The first steps, and their errors, come at once; compiling takes its time later. No other thread compiles in the
+    background: torch's autocast cache can wait for the interpreter's lock while the compiler holds that and waits for
     the cache. Where the compiler fails, one clear line says so and the loss goes on as it is.
 
     Args:

@@ -16,7 +16,7 @@ class Curves:
 
     Args:
         folder: where it goes; made if absent.
-        step: step at which training starts; what older files of the folder tell of later ones is taken back.
+        step: step at which training starts; later steps of older files in the folder are discarded.
 
     Raises:
         OSError: the file cannot be written (so does every method).

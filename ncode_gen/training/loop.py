@@ -93,7 +93,7 @@ class _Loop:
         """
         at = phase.at
         if at.seen and at.images != phase.images:
-            # Another order, in which nobody knows what was seen.
+            # In another order, it is unknown which images were seen.
             number = phase.first + at.epoch + 1
             self.reporter.warn(f"{at.images} training images have become {phase.images}: epoch {number} begins anew")
             at.seen, at.batches, at.sums = 0, 0, [0.0] * 4
@@ -139,8 +139,8 @@ class _Loop:
         if skipped > limit:
             raise UserError(
                 f"the loss, its gradient or a solve was not finite in {skipped} batches in a row, the last at step "
-                f"{phase.at.step} (learning rate {phase.rate():.2g}); lower training.lr or training.grad_clip, look "
-                f"for damaged images, and go on from the state kept with --resume {self.start.folder}",
+                f"{phase.at.step} (learning rate {phase.current_lr():.2g}); lower training.lr or training.grad_clip, "
+                f"look for damaged images, and go on from the state kept with --resume {self.start.folder}",
                 code=1,
             )
 
@@ -165,7 +165,7 @@ class _Loop:
         self._save(phase)
 
     def _save(self, phase: Phase) -> None:
-        """Write the state; what cannot be written is told, and the state before is kept."""
+        """Write the state; if that fails, warn and keep the state before it."""
         self.saved = time.monotonic()
         state = phase.state() if self.workers.is_main or self.workers.sharded else {}
         self.start.states[phase.name] = state

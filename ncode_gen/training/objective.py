@@ -111,7 +111,7 @@ class Autoencoder(Objective):
     Args:
         model: the model that is trained.
         decoder_penalty: weight of the squared norm of the decoder's weights.
-        stochastic_targets: whether targets are stochastic; the phase draws them.
+        stochastic_targets: whether targets are stochastic; the phase makes them.
         latent_penalty: weight of half the squared norm of the latent.
         latent_noise: standard deviation of what is added to the latent.
     """
@@ -147,12 +147,12 @@ class Autoencoder(Objective):
 
 
 class Wasserstein(Autoencoder):
-    """Reconstruction from deterministic codes, with their discrepancy from N(0, I).
+    """Reconstruction from deterministic codes, with the MMD of their distribution to N(0, I).
 
     Args:
         model: the model that is trained.
         decoder_penalty: weight of the squared norm of the decoder's weights.
-        stochastic_targets: whether targets are stochastic; the phase draws them.
+        stochastic_targets: whether targets are stochastic; the phase makes them.
         mmd_weight: weight of the maximum mean discrepancy.
     """
 
@@ -161,5 +161,5 @@ class Wasserstein(Autoencoder):
         self.mmd_weight = mmd_weight
 
     def penalty(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """Return the weighted discrepancy of latents (n, d) from samples of N(0, I), (n, d)."""
+        """Return the weighted MMD of latents (n, d) and samples of N(0, I), (n, d)."""
         return self.mmd_weight * mmd(latents, noise)

@@ -157,7 +157,7 @@ class Phase(ABC):
             "skipped": int(sums[3]),
             "images_per_second": at.seen / seconds,
             "seconds": seconds,
-            "lr": self.rate(1),
+            "lr": self.current_lr(1),
         }
 
     def row(self, loss: float, figure: float) -> dict[str, Any]:
@@ -214,14 +214,14 @@ class Phase(ABC):
         done = self.at.epoch * self.per_epoch + min(self.at.seen / self.batch, self.per_epoch)
         return max(0.0, done - back), self.epochs * self.per_epoch
 
-    def rate(self, back: int = 0) -> float:
+    def current_lr(self, back: int = 0) -> float:
         """Return the learning rate, or that of some batches before."""
         return learning_rate(self.lr, self.warmup, *self.position(back))
 
     def update(self, parts: list[tuple[Tensor | None, ...]]) -> Tensor:
         """Make one update; see `Step`."""
         assert self.step is not None
-        found = self.step(parts, self.rate())
+        found = self.step(parts, self.current_lr())
         self.average.update(self.at.step - self.at.begun)
         return found
 

@@ -68,7 +68,7 @@ class _ImagePhase(Phase):
 
     @abstractmethod
     def arguments(self, images: Tensor, numbers: Tensor) -> list[tuple[Tensor | None, ...]]:
-        """Return the arguments of the loss for each part of a batch; all random numbers are drawn here.
+        """Return the arguments of the loss for each part of a batch; all random numbers are made here.
 
         They are those of the whole batch, of which each process takes its own part, so that one process and several
         take the same step.
@@ -121,7 +121,7 @@ class ModelPhase(_ImagePhase):
         recipe, workers = self.context.recipe, self.context.workers
         count, device = len(images) * workers.count, images.device
         uniform = None
-        if recipe.objective.draws_targets:
+        if recipe.objective.uses_stochastic_targets:
             uniform = workers.part(torch.rand(count, *images.shape[1:], generator=self.generator)).to(device)
         target = self.model.observation.target(images, uniform).contiguous(memory_format=torch.channels_last)
         shape = (count, self.objective.particles, self.model.dim)

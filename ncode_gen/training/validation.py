@@ -19,7 +19,7 @@ def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.d
     some = images.first(VALIDATION_IMAGES, device)
     generator = torch.Generator()
     if model.posterior.deterministic:
-        stochastic = recipe.objective.draws_targets
+        stochastic = recipe.objective.uses_stochastic_targets
         uniform = torch.rand(some.shape, generator=generator.manual_seed(0)).to(device) if stochastic else None
         target = model.observation.target(some, uniform)
         latents = model.posterior.encode(model.features(target))

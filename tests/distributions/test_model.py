@@ -47,7 +47,7 @@ def test_every_flow_and_likelihood_go_together(flow: Any, likelihood: str) -> No
     assert torch.isfinite(model.log_likelihood(images, particles=7)).all()
     trajectory = model.trajectory(images, torch.linspace(0, 1, 5), decode=True)
     assert trajectory.states.shape == (5, 3, 4)
-    assert trajectory.pictures.shape == (5, 3, 1, 8, 8)
+    assert trajectory.images.shape == (5, 3, 1, 8, 8)
     torch.testing.assert_close(trajectory.state, model.encode(images), atol=1e-4, rtol=1e-3)
 
 

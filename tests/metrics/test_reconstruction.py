@@ -38,8 +38,8 @@ def test_distortion_is_the_likelihood_of_targets_given_their_codes(kind: str, li
     )
     model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
     images = load_data(section("data", name="digits")).test.head(200)
-    drawn = score_reconstruction(model, images, draws_targets=True)
-    again = score_reconstruction(model, images, draws_targets=True, batch=70)
+    drawn = score_reconstruction(model, images, stochastic_targets=True)
+    again = score_reconstruction(model, images, stochastic_targets=True, batch=70)
     for key, score in drawn.items():
         assert again[key].value == pytest.approx(score.value, rel=1e-5)
     if kind == "elbo":
@@ -47,7 +47,7 @@ def test_distortion_is_the_likelihood_of_targets_given_their_codes(kind: str, li
         elbo = float(torch.cat([bound for bound, _ in bounds]).mean())
         assert drawn["distortion_nats"].value < -elbo  # which has the divergence from the prior too
         return
-    mean = score_reconstruction(model, images, draws_targets=False)["distortion_nats"].value
+    mean = score_reconstruction(model, images, stochastic_targets=False)["distortion_nats"].value
     target = model.observation.likelihood.target(images.first(200))
     latents = model.posterior.encode(model.features(target))
     assert mean == pytest.approx(-float(model.observation.log_prob(target, latents).mean()), rel=1e-5)

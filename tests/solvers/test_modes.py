@@ -66,7 +66,7 @@ def test_threads_that_sample_and_solve_at_once_find_what_they_find_one_after_the
         images = model.sample(40, torch.Generator().manual_seed(0))
         return torch.cat([images.flatten(), model.trajectory(images, adjust=adaptive).states.flatten()])
 
-    def solved() -> torch.Tensor:
+    def solved() -> Any:
         return flow(X, OTHER, log_det=True).state
 
     works = [sampled, solved] * (THREADS // 2)
@@ -219,7 +219,7 @@ def test_a_model_answers_for_no_images(name: str) -> None:
     for found in (model.reconstruct(images), model.decode(latents), model.sample_images(latents)):
         assert found.shape == images.shape
     assert model.encode(images).shape == model.sample_posterior(images).shape == latents.shape
-    assert model.trajectory(images, [0, 1], decode=True).pictures.shape == (2, *images.shape)
+    assert model.trajectory(images, [0, 1], decode=True).images.shape == (2, *images.shape)
     if not model.posterior.deterministic:
         assert model.log_likelihood(images, 2).shape == (0,)
 

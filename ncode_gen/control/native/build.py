@@ -45,9 +45,9 @@ def load(name: str) -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(_built(compiler, source)))
     except Exception as error:  # an unknown machine may refuse any of this, and nothing of it is needed
-        told = getattr(error, "stderr", None) or str(error) or type(error).__name__
+        output = getattr(error, "stderr", None) or str(error) or type(error).__name__
         warnings.warn(
-            f"{source.name} could not be compiled by {compiler} ({told.strip().splitlines()[0]}); flows are solved "
+            f"{source.name} could not be compiled by {compiler} ({output.strip().splitlines()[0]}); flows are solved "
             f"without it; {SWITCH}=0 silences this",
             stacklevel=2,
         )
@@ -83,8 +83,8 @@ def _whole(library: Path, digest: Path) -> bool:
 
 
 def _version(compiler: str) -> str:
-    asked = [compiler, "--version"]
-    return subprocess.run(asked, check=True, capture_output=True, text=True, errors="replace", timeout=60).stdout
+    command = [compiler, "--version"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=60).stdout
 
 
 def _processor() -> str:

@@ -48,7 +48,7 @@ def shallow_field(bound: VectorField, state: Tensor) -> MLPField | None:
         return None
     if torch.compiler.is_exporting() or not (torch.compiler.is_compiling() or is_plain(control, state)):
         return None  # a trace would hold the result as a constant, and a fake tensor has no memory
-    # The operator has no rule for these; asked through it, a forward-mode derivative would be zero in silence.
+    # The operator has no rule for these; through it, a forward-mode derivative would silently be zero.
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return None
     return field if _available() else None
@@ -78,7 +78,7 @@ def shallow_solve(
         log_det: whether the divergence is integrated.
 
     Returns:
-        States, shape (T, n, K, d), and, if asked for, log-determinants, shape (T, n, K).
+        States, shape (T, n, K, d), and, if requested, log-determinants, shape (T, n, K).
     """
     save = torch.is_grad_enabled() and (control.requires_grad or state.requires_grad)
     # Outside of the compiler the operator's own dispatch would cost more than a small solve.
@@ -92,7 +92,7 @@ def shallow_solve(
 @cache
 def _tableau(method: str) -> tuple[Tensor, Tensor, Tensor]:
     tableau = fixed_tableau(method)
-    # For the whole process, so whatever device and dtype are the default when it is first asked for.
+    # For the whole process, so independent of the default device and dtype at its first use.
     rows = [[*row, *[0.0] * (tableau.stages - len(row))] for row in tableau.a]
     a, b, c = (torch.tensor(held, dtype=torch.float32, device="cpu") for held in (rows, tableau.b, tableau.c))
     return a, b, c

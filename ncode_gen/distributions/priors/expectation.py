@@ -88,8 +88,8 @@ def fit_gaussians(
     """Fit a mixture to points (n, d), float32, from the clusters of k-means.
 
     Densities are found in float32, covariances and their factors in float64, since in float32 covariances of latents
-    lose their positive-definiteness. Each covariance is drawn towards the mean of all, as if `STRENGTH` d points of its
-    Gaussian had that one: Gaussians of few points stay wide, which tells on points that were held out.
+    lose their positive-definiteness. Each covariance is shrunk towards the mean of all, as if `STRENGTH` d more points
+    had that one: Gaussians of few points stay wide, and held-out points more likely.
 
     Sources: Dempster et al., "Maximum likelihood from incomplete data via the EM algorithm", 1977; Fraley and Raftery,
     "Bayesian regularization for normal mixture estimation", 2007.

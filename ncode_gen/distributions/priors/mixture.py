@@ -29,8 +29,8 @@ class GaussianMixture(Prior):
         components: number of Gaussians; 0 to choose it in `fit` by the likelihood of held-out latents.
 
     >>> mixture = GaussianMixture(2, components=0)
-    >>> draws = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
-    >>> mixture.fit(torch.cat([draws[:500] - 9, draws[500:] + 9]))
+    >>> noise = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    >>> mixture.fit(torch.cat([noise[:500] - 9, noise[500:] + 9]))
     >>> mixture.components
     2
     """
@@ -41,7 +41,7 @@ class GaussianMixture(Prior):
         super().__init__()
         self.dim, self.wanted = dim, components
         self.register_buffer("fitted", torch.tensor(False))
-        # Where the number is to be chosen the buffers grow in `fit`, and take the size of the weights that are loaded.
+        # Where `fit` chooses the number, the buffers grow, and take the size of weights that are loaded.
         start = components or 1
         self.register_buffer("log_weights", torch.full((start,), -math.log(start)))
         self.register_buffer("means", torch.zeros(start, dim))
@@ -109,9 +109,9 @@ class GaussianMixture(Prior):
         order = chosen.argsort()
         groups = noise[order.to(noise.device)].split(chosen.bincount(minlength=self.components).tolist())
         moved = torch.cat([rows @ factor.T for rows, factor in zip(groups, self.gaussians.cholesky, strict=True)])
-        drawn = torch.empty_like(moved)
-        drawn[order.to(noise.device)] = moved
-        return self.means[chosen.to(noise.device)] + drawn
+        ordered = torch.empty_like(moved)
+        ordered[order.to(noise.device)] = moved
+        return self.means[chosen.to(noise.device)] + ordered
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
         """Fit the mixture to latents (n, d) by expectation-maximisation, on the mixture's own device if that is CUDA.

@@ -1,8 +1,8 @@
-"""Copy a finished and scored run into checkpoints/, with a card: `python eval/ship.py runs/mnist-ncode-open`.
+"""Copy a finished and scored run into checkpoints/, with a card: `python eval/export.py runs/mnist-ncode-open`.
 
 The line of the recipe's header that says what was measured is written too. `--half` rounds the weights to float16, for
-a file of half the size, and scores and draws the rounded model anew. `--again` scores what is shipped already as it was
-scored before, by the program as it is now: `python eval/ship.py checkpoints/mnist-ncode-open --again`.
+a file of half the size, and scores and draws the rounded model anew. `--again` scores what is published as it was
+scored before, by the program as it is now: `python eval/export.py checkpoints/mnist-ncode-open --again`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def asked(protocol: dict[str, Any]) -> list[str]:
 
 
 def record_evaluation(source: Path, target: Path) -> None:
-    """Copy an evaluation with its checksum, and as its command the one that scores the shipped folder the same way.
+    """Copy an evaluation with its checksum, and as its command the one that scores the published folder the same way.
 
     Args:
         source: evaluation.json of the run, or another file of `python -m ncode_gen.evaluate`.
@@ -162,11 +162,11 @@ def main() -> None:
     source, target = public_recipe(recipe), ROOT / "checkpoints" / recipe.name
     if options.again:
         if run.resolve() != target:
-            raise UserError(f"{run} is not shipped; leave --again out, or name {target.relative_to(ROOT)}")
+            raise UserError(f"{run} is not published; leave --again out, or name {target.relative_to(ROOT)}")
         score(target, recipe, options.root)
     else:
         if not options.half and (run / "weights.safetensors").stat().st_size > LARGEST:
-            raise UserError(f"the weights of {run} are larger than {LARGEST} bytes; ship them with --half")
+            raise UserError(f"the weights of {run} are larger than {LARGEST} bytes; export them with --half")
         copy_run(run, target, recipe, half=options.half)
     print(tell(target, recipe, source))
 
