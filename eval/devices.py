@@ -22,6 +22,7 @@ from steps import step_of
 
 from ncode_gen.config import Recipe
 from ncode_gen.data.sets import load_data
+from ncode_gen.distributions import likelihood_bounds
 from ncode_gen.runfolder.run import find_run, load_run
 from ncode_gen.runtime.device import resolve_device, use_full_precision
 from ncode_gen.runtime.environment import describe_environment
@@ -86,7 +87,7 @@ def scoring(name: str, device: torch.device, root: str) -> float:
 
     def work() -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        return torch.cat([bound for _, bound in model.bounds(some, PARTICLES, generator)])
+        return torch.cat([bound for _, bound in likelihood_bounds(model, some, PARTICLES, generator)])
 
     return IMAGES / best_of_three(work)
 

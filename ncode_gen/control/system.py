@@ -24,6 +24,7 @@ from .backends import solve_dynamics
 from .controllers import Controller, DynamicController
 from .dynamics import BoundDynamics, ControlDynamics, CoupledDynamics, Dynamics, Measures
 from .field import Field
+from .inputs import check_dtypes, checked_inputs, uncast, weights_dtype
 
 
 class DensityError(ValueError):
@@ -223,10 +224,17 @@ class ControlledODE(nn.Module):
         noise = measures.noise
         # What layers under automatic casting gave is taken back to the dtype of the weights.
         if casting_to(x) is not None:
-            x = self._uncast(x)
-            condition, noise = (None if part is None else self._uncast(part) for part in (condition, noise))
+            own = weights_dtype(self, torch.float32)
+            x = uncast(x, own)
+            condition, noise = (None if part is None else uncast(part, own) for part in (condition, noise))
         with in_own_precision(x), _exactly(options):
-            points, condition = self._checked(x, condition)
+            points, condition = checked_inputs(
+                x, condition, self.field.axes, self.dim, conditional=self.controller.conditional
+            )
+            check_dtypes(weights_dtype(self, x.dtype), states=x, condition=condition)
+            if self.augment:
+                extra = points.new_zeros(*points.shape[:2], self.augment, *points.shape[3:])
+                points = torch.cat([points, extra], 2)
             if noise is not None:
                 if noise.numel() != points.numel():
                     raise ValueError(
@@ -258,48 +266,6 @@ class ControlledODE(nn.Module):
             measures, totals = Measures(measures.names, noise, measures.precision), [t.reshape(-1, 1) for t in totals]
         start = self.field.checked_control(controller.start(condition) if theta is None else theta, len(points))
         return CoupledDynamics(self.field, controller, measures), (points, start.expand(len(points), -1), *totals)
-
-    def _checked(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return states (n, K, *event) and a condition (n, c), or raise a ValueError that names the wrong shape."""
-        axes = self.field.axes
-        if x.dim() not in (axes + 1, axes + 2) or x.shape[-axes] != self.dim:
-            event = f"{self.dim}" if axes == 1 else f"{self.dim}, H, W"
-            raise ValueError(f"states must have shape (n, {event}) or (n, K, {event}), got {tuple(x.shape)}")
-        if condition is None:
-            if x.dim() == axes + 2 and self.controller.conditional:
-                raise ValueError("with K states a sample, give a condition of shape (n, c)")
-            condition = x.flatten(1)
-        elif condition.dim() != 2 or condition.shape[0] != x.shape[0]:
-            raise ValueError(f"the condition must have shape ({x.shape[0]}, c), got {tuple(condition.shape)}")
-        self._check_dtype(x, condition)
-        points = x if x.dim() == axes + 2 else x.unsqueeze(1)
-        if self.augment:
-            extra = points.new_zeros(*points.shape[:2], self.augment, *points.shape[3:])
-            points = torch.cat([points, extra], 2)
-        return points, condition
-
-    def _uncast(self, given: Tensor) -> Tensor:
-        half = given.dtype in (torch.float16, torch.bfloat16)
-        return given.to(self._dtype(torch.float32)) if half else given
-
-    def _dtype(self, default: torch.dtype) -> torch.dtype:
-        """Return the dtype of the weights; the default where there are none."""
-        for part in (self.controller, self.field):  # where the first weight is near
-            for weight in part.parameters():
-                return weight.dtype
-        return default
-
-    def _check_dtype(self, x: Tensor, condition: Tensor) -> None:
-        """Raise a ValueError where states or condition have another dtype than the weights."""
-        own = self._dtype(x.dtype)
-        for what, given in (("states", x), ("condition", condition)):
-            if not given.is_floating_point():
-                raise ValueError(f"{what} must be real floating point, got {given.dtype}")
-            if given.dtype != own:
-                raise ValueError(
-                    f"the {what} are {given.dtype}, the weights of the flow {own}; convert one of them, such as "
-                    f"{what}.to({own}) or flow.to({given.dtype})"
-                )
 
     def _result(self, solution: Solution, x: Tensor, names: tuple[str, ...]) -> FlowSolution:
         """Give every part the leading shape of the states, (T, n) or (T, n, K)."""

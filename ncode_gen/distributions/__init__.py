@@ -3,7 +3,7 @@
 from .build import build_model
 from .describe import check_fits, describe
 from .likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
-from .model import Adjust, ElboTerms, LatentModel, LatentTrajectory
+from .model import Adjust, ElboTerms, LatentModel, LatentTrajectory, likelihood_bounds
 from .observation import Observation, Pixelwise, Refined
 from .posterior import GaussianPosterior, PointPosterior, Posterior, PosteriorSample
 from .refiner import Refiner
@@ -28,4 +28,5 @@ __all__ = [
     "build_model",
     "check_fits",
     "describe",
+    "likelihood_bounds",
 ]

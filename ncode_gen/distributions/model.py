@@ -165,18 +165,8 @@ class LatentModel(nn.Module):
         if self.posterior.deterministic:
             raise DensityError("a deterministic autoencoder has no posterior density, so no ELBO and no likelihood")
 
-    def checked(self, images: Tensor) -> Tensor:
-        """Return images (n, C, H, W) on the model's device, or raise a ValueError that says what is wrong with them."""
-        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
-            raise ValueError(
-                f"images must have shape (n, {', '.join(map(str, self.shape))}), got {tuple(images.shape)}"
-            )
-        if not images.is_floating_point():
-            raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
-        low, high = torch.aminmax(images) if images.numel() else (images.new_zeros(()), images.new_ones(()))
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"images must lie in [0, 1] without NaN, got values from {low:g} to {high:g}")
-        return images.to(self.device, self.dtype)
+    def _checked(self, images: Tensor) -> Tensor:
+        return checked_images(images, self.shape).to(self.device, self.dtype)
 
     def _checked_latents(self, latents: Tensor) -> Tensor:
         if latents.dim() != 2 or latents.shape[1] != self.dim:
@@ -239,7 +229,7 @@ class LatentModel(nn.Module):
         Raises:
             ValueError: a wrong shape or range, or a NaN.
         """
-        parts = self.checked(images).split(batch)
+        parts = self._checked(images).split(batch)
         return torch.cat([self.posterior.encode(self.features(part)) for part in parts])
 
     @torch.no_grad()
@@ -257,7 +247,7 @@ class LatentModel(nn.Module):
         if self.posterior.deterministic:
             return self.encode(images)
         noise = torch.randn(len(images), self.dim, generator=generator) if noise is None else noise
-        features = self.features(self.checked(images))
+        features = self.features(self._checked(images))
         return self.posterior.sample(features, noise.unsqueeze(1).to(self.device, self.dtype)).latents[:, 0]
 
     @torch.no_grad()
@@ -287,45 +277,6 @@ class LatentModel(nn.Module):
         noise = self._pixel_noise(len(latents), generator)
         return self.observation.trajectories(latents, noise, cast(Any, times))
 
-    @torch.no_grad()
-    def bounds(
-        self,
-        images: Tensor,
-        particles: int,
-        generator: torch.Generator | None = None,
-        *,
-        adjust: Adjust | None = None,
-        budget: int = 0,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the ELBO and the importance-weighted bound, each (m,) in nats, of successive parts of `images`.
-
-        Args:
-            images: (n, C, H, W) in [0, 1].
-            particles: number K of particles.
-            generator: random numbers, on the CPU; they depend neither on `adjust`, so that solvers can be compared, nor
-                on `budget`, so that devices can be.
-            adjust: changes the options that flows are solved with.
-            budget: images times particles handled at a time; 0 for as many as suit the device.
-        """
-        if self.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"a likelihood in {self.dtype} would be off by nats; take model.float() for it")
-        if particles < 1:
-            raise ValueError(f"the number of particles must be at least 1, got {particles}")
-        if len(images) == 0:
-            none = self.checked(images).new_zeros(0)
-            yield none, none
-            return
-        # On a CPU the feature maps of more particles leave the cache, which is far slower.
-        budget = budget or (1024 if self.device.type == "cpu" else 4096)
-        for part in self.checked(images).split(max(1, budget // particles)):
-            uniforms, noises = [], []
-            for image in part:
-                uniforms.append(torch.rand(image.shape, generator=generator))
-                noises.append(torch.randn(particles, self.dim, generator=generator))
-            target = self.observation.target(part, torch.stack(uniforms).to(self.device, self.dtype))
-            terms = self.elbo_terms(target, torch.stack(noises).to(self.device, self.dtype), adjust)
-            yield terms.elbo, terms.importance_bound
-
     @_uncast
     def log_likelihood(
         self,
@@ -347,7 +298,7 @@ class LatentModel(nn.Module):
             DensityError: the model is a deterministic autoencoder.
             ValueError: a wrong shape or range, or a NaN.
         """
-        return torch.cat([bound for _, bound in self.bounds(images, particles, generator, adjust=adjust)])
+        return torch.cat([bound for _, bound in likelihood_bounds(self, images, particles, generator, adjust=adjust)])
 
     @torch.no_grad()
     @_uncast
@@ -366,7 +317,7 @@ class LatentModel(nn.Module):
             A `LatentTrajectory`: states (T, n, d), and images (T, n, C, H, W) on request. Without a flow the latents
             stand still.
         """
-        features = self.features(self.checked(images))
+        features = self.features(self._checked(images))
         times = as_times(torch.linspace(0.0, 1.0, 33) if times is None else times, features)
         path = self.posterior.trajectory(features, times, options=_adjusted(self.posterior.flow, adjust))
         if path is None:
@@ -376,6 +327,64 @@ class LatentModel(nn.Module):
         if decode:
             decoded = self.decode(path.states.flatten(0, 1)).unflatten(0, path.states.shape[:2])
         return LatentTrajectory(**vars(path), images=decoded)
+
+
+@torch.no_grad()
+def likelihood_bounds(
+    model: LatentModel,
+    images: Tensor,
+    particles: int,
+    generator: torch.Generator | None = None,
+    *,
+    adjust: Adjust | None = None,
+    budget: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the ELBO and the importance-weighted bound, each (m,) in nats, of successive parts of images.
+
+    Args:
+        model: the model.
+        images: (n, C, H, W) in [0, 1].
+        particles: number K of particles.
+        generator: random numbers, on the CPU; they depend neither on `adjust`, so that solvers can be compared, nor on
+            `budget`, so that devices can be.
+        adjust: changes the options that flows are solved with.
+        budget: images times particles handled at a time; 0 for as many as suit the device.
+
+    Raises:
+        DensityError: the model is a deterministic autoencoder.
+        ValueError: no particles, half precision, a wrong shape or range, or a NaN.
+    """
+    device, dtype = model.device, model.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"a likelihood in {dtype} would be off by nats; take model.float() for it")
+    if particles < 1:
+        raise ValueError(f"the number of particles must be at least 1, got {particles}")
+    images = checked_images(images, model.shape).to(device, dtype)
+    if len(images) == 0:
+        yield images.new_zeros(0), images.new_zeros(0)
+        return
+    # On a CPU the feature maps of more particles leave the cache, which is far slower.
+    budget = budget or (1024 if device.type == "cpu" else 4096)
+    for part in images.split(max(1, budget // particles)):
+        uniforms, noises = [], []
+        for image in part:
+            uniforms.append(torch.rand(image.shape, generator=generator))
+            noises.append(torch.randn(particles, model.dim, generator=generator))
+        target = model.observation.target(part, torch.stack(uniforms).to(device, dtype))
+        terms = model.elbo_terms(target, torch.stack(noises).to(device, dtype), adjust)
+        yield terms.elbo, terms.importance_bound
+
+
+def checked_images(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return images (n, C, H, W), or raise a ValueError that says what is wrong with them."""
+    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+        raise ValueError(f"images must have shape (n, {', '.join(map(str, shape))}), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
+    low, high = torch.aminmax(images) if images.numel() else (images.new_zeros(()), images.new_ones(()))
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must lie in [0, 1] without NaN, got values from {low:g} to {high:g}")
+    return images
 
 
 def _adjusted(flow: ControlledODE | None, adjust: Adjust | None) -> SolveOptions | None:

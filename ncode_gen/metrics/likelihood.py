@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.sets import Images
-from ..distributions import Adjust, LatentModel
+from ..distributions import Adjust, LatentModel, likelihood_bounds
 from ..runtime.progress import track
 from ..runtime.seeding import seeded
 from ..runtime.workers import ALONE, Workers
@@ -67,7 +67,7 @@ def refine_steps(model: LatentModel, images: Tensor, seed: int, tolerance: float
 
     def means(steps: int) -> Tensor:
         generator = seeded(seed)
-        bounds = list(model.bounds(images, PROBE_PARTICLES, generator, adjust=_with_steps(steps)))
+        bounds = list(likelihood_bounds(model, images, PROBE_PARTICLES, generator, adjust=_with_steps(steps)))
         return torch.stack([torch.cat([bound[i] for bound in bounds]).mean() for i in (0, 1)])
 
     steps = max(flow.options.steps for flow in model.flows)
@@ -146,7 +146,7 @@ def _bounds(
     with track(label, len(images), quiet=quiet) as progress:
         for number, batch in shared_batches(images, PROBE, model.device, workers):
             generator, parts = batch_generator(seed, number), []
-            for pair in model.bounds(batch, particles, generator, adjust=adjust):
+            for pair in likelihood_bounds(model, batch, particles, generator, adjust=adjust):
                 parts.append(torch.stack(pair, 1).cpu())
                 progress.advance(len(parts[-1]) * workers.count)
             found[number] = torch.cat(parts)

@@ -182,9 +182,7 @@ def _search(
         final = (end - t).abs() <= step.abs() * (1 + 1e-6)
         length = torch.where(final, end - t, step)
         ahead, slopes = _stages(derivative, t, length, state, slope, tableau)
-        missed = advance(tuple(torch.zeros_like(part) for part in state), slopes, tableau.error, length)
-        error = _norm(missed, _scale(state, ahead, rtol, atol))
-        error = torch.where(_finite(ahead, slopes[-1]), error, torch.full_like(error, torch.inf)).nan_to_num(torch.inf)
+        error = _step_error(state, ahead, slopes, tableau, length, options)
         accepted = running & (error <= 1)
 
         where = torch.zeros(2, n, dtype=t.dtype, device=device)
@@ -199,13 +197,9 @@ def _search(
         reached = accepted & final
         outcomes[rows[reached]] = int(Outcome.REACHED)
 
-        bounded = error.clamp(1e-10, 1e10)
-        pull = torch.where(accepted, _power(bounded, -0.7 / 5) * _power(last_error, 0.4 / 5), _power(bounded, -1 / 5))
-        factor = (SAFETY * pull).clamp(SHRINK, GROW)
-        factor = torch.where(held | ~accepted, factor.clamp(max=1.0), factor)
+        step = length * _factor(error, last_error, accepted, held)
         last_error = torch.where(accepted, error.clamp(1e-4, 1.0), last_error)
         held = running & ~accepted
-        step = length * factor
         running = running & ~reached
         stuck = running & (step.abs() < floor) & (held | ~final)
         why = torch.where(torch.isfinite(error), int(Outcome.STEP_TOO_SMALL), int(Outcome.NON_FINITE)).to(torch.int8)
@@ -214,6 +208,23 @@ def _search(
     path.leave(rows, state)
     nfe = torch.where(counts.sum(0) > 0, 2 + (tableau.stages - 1) * counts.sum(0), 2)
     return path, _plan(taken, n, times), outcomes, SampleCounts(nfe, counts[0], counts[1])
+
+
+def _step_error(
+    state: State, ahead: State, slopes: list[State], tableau: EmbeddedTableau, length: Tensor, options: SolveOptions
+) -> Tensor:
+    """Return each sample's error of a step in units of its tolerance, shape (n,); infinite where it is not finite."""
+    missed = advance(tuple(torch.zeros_like(part) for part in state), slopes, tableau.error, length)
+    error = _norm(missed, _scale(state, ahead, options.rtol, options.atol))
+    return torch.where(_finite(ahead, slopes[-1]), error, torch.full_like(error, torch.inf)).nan_to_num(torch.inf)
+
+
+def _factor(error: Tensor, last_error: Tensor, accepted: Tensor, held: Tensor) -> Tensor:
+    """Return by what each sample's step is multiplied: a PI controller after an accepted step, else a plain one."""
+    bounded = error.clamp(1e-10, 1e10)
+    pull = torch.where(accepted, _power(bounded, -0.7 / 5) * _power(last_error, 0.4 / 5), _power(bounded, -1 / 5))
+    factor = (SAFETY * pull).clamp(SHRINK, GROW)
+    return torch.where(held | ~accepted, factor.clamp(max=1.0), factor)
 
 
 def _plan(taken: list[tuple[Tensor, Tensor, Tensor]], n: int, times: Tensor) -> _Plan:

@@ -6,7 +6,7 @@ import torch
 
 from ..config import Recipe
 from ..data import Images
-from ..distributions import LatentModel, Refiner
+from ..distributions import LatentModel, Refiner, likelihood_bounds
 from ..solvers import has_fixed_steps
 
 VALIDATION_IMAGES = 2000
@@ -27,7 +27,9 @@ def validate(model: LatentModel, images: Images, recipe: Recipe, device: torch.d
 
     def elbo(steps: int | None) -> float:
         adjust = None if steps is None else lambda options: options.but(steps=steps)
-        bounds = model.bounds(some, 1, generator.manual_seed(0), adjust=adjust, budget=recipe.training.batch)
+        bounds = likelihood_bounds(
+            model, some, 1, generator.manual_seed(0), adjust=adjust, budget=recipe.training.batch
+        )
         return float(torch.cat([bound for bound, _ in bounds]).mean())
 
     coarse = elbo(None)

@@ -4,7 +4,7 @@ import torch
 from ncode_gen.config import Recipe, section
 from ncode_gen.control import DensityError
 from ncode_gen.data.sets import TensorImages
-from ncode_gen.distributions import build_model
+from ncode_gen.distributions import build_model, likelihood_bounds
 from ncode_gen.metrics import score_likelihood
 from ncode_gen.metrics.likelihood import refine_steps
 
@@ -28,8 +28,12 @@ def test_a_coarse_solver_is_found_out() -> None:
     assert scores.solver.startswith("rk4 x ") and scores.coarse_solver == "euler x 1"
     assert abs(scores.nll_gap) > 0.05
     steps = int(scores.solver.removeprefix("rk4 x "))
-    again = model.bounds(
-        IMAGES.first(40), 8, torch.Generator().manual_seed(0), adjust=lambda own: own.but(method="rk4", steps=2 * steps)
+    again = likelihood_bounds(
+        model,
+        IMAGES.first(40),
+        8,
+        torch.Generator().manual_seed(0),
+        adjust=lambda own: own.but(method="rk4", steps=2 * steps),
     )
     assert torch.cat([bound for _, bound in again]).mean().item() == pytest.approx(-scores.nll.value, abs=0.05)
 
@@ -38,7 +42,7 @@ def test_random_numbers_do_not_depend_on_how_many_are_handled_at_a_time() -> Non
     model = model_of(section("flow", hidden=16))
 
     def bounds(budget):
-        parts = list(model.bounds(IMAGES.first(40), 8, torch.Generator().manual_seed(0), budget=budget))
+        parts = list(likelihood_bounds(model, IMAGES.first(40), 8, torch.Generator().manual_seed(0), budget=budget))
         return len(parts), torch.cat([torch.stack(part) for part in parts], 1)
 
     (few, whole), (many, pieces) = bounds(0), bounds(24)
