@@ -1,7 +1,5 @@
 """What the commands share: flags, and errors as one message."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os

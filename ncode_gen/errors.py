@@ -1,7 +1,5 @@
 """Errors that the user can fix: the message names the cause and the remedy."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """A mistake of the user or of the surroundings; commands print its message and exit with `code`.

@@ -1,7 +1,5 @@
 """Draw a model and report on it: `python -m ncode_gen.gallery RUN [--out FOLDER] [--format png|pdf|svg]`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """List runs, or set them side by side: `python -m ncode_gen.runs [FOLDER ...] [--compare]`."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Train a model: `python -m ncode_gen.train [MODEL.toml] [--section.key value ...]`."""
 
-from __future__ import annotations
-
 import difflib
 import sys
 from dataclasses import dataclass

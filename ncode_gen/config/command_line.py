@@ -1,7 +1,5 @@
 """Recipes on the command line: the flags of a section are those of its kind, which the command line may choose too."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence

@@ -68,7 +68,6 @@ class DataSection(Section):
 
 
 @register("digits")
-@dataclass(frozen=True)
 class DigitsSection(DataSection):
     """scikit-learn's digits, 8 x 8 pixels, embedded."""
 
@@ -93,7 +92,6 @@ class RootedSection(DataSection):
 
 
 @register("mnist")
-@dataclass(frozen=True)
 class MnistSection(RootedSection):
     """MNIST, in torchvision's layout."""
 
@@ -102,7 +100,6 @@ class MnistSection(RootedSection):
 
 
 @register("fashion-mnist")
-@dataclass(frozen=True)
 class FashionMnistSection(MnistSection):
     """Fashion-MNIST."""
 
@@ -110,7 +107,6 @@ class FashionMnistSection(MnistSection):
 
 
 @register("kmnist")
-@dataclass(frozen=True)
 class KmnistSection(MnistSection):
     """Kuzushiji-MNIST."""
 
@@ -126,7 +122,6 @@ class ColourSection(RootedSection):
 
 
 @register("cifar10")
-@dataclass(frozen=True)
 class Cifar10Section(ColourSection):
     """CIFAR-10."""
 
@@ -142,7 +137,6 @@ class FilesSection(ColourSection):
 
 
 @register("celeba")
-@dataclass(frozen=True)
 class CelebaSection(FilesSection):
     """CelebA, cropped to 64 x 64 pixels unless `size` says otherwise."""
 
@@ -150,7 +144,6 @@ class CelebaSection(FilesSection):
 
 
 @register("folder")
-@dataclass(frozen=True)
 class FolderSection(FilesSection):
     """Any folder of pictures."""
 

@@ -1,7 +1,5 @@
 """Recipes that earlier versions wrote into run folders, in the keys of today."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

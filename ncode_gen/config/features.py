@@ -1,7 +1,5 @@
 """The sections of feature networks, which scores are computed with."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +15,6 @@ class FeaturesSection(Section):
 
 
 @register("auto")
-@dataclass(frozen=True)
 class AutoFeaturesSection(FeaturesSection):
     """The image set's own classifier, else Inception."""
 
@@ -34,31 +31,26 @@ class ClassifierSection(FeaturesSection):
 
 
 @register("digits-classifier")
-@dataclass(frozen=True)
 class DigitsClassifierSection(ClassifierSection):
     """A classifier of scikit-learn's digits."""
 
 
 @register("mnist-classifier")
-@dataclass(frozen=True)
 class MnistClassifierSection(ClassifierSection):
     """A classifier of MNIST."""
 
 
 @register("fashion-classifier")
-@dataclass(frozen=True)
 class FashionClassifierSection(ClassifierSection):
     """A classifier of Fashion-MNIST."""
 
 
 @register("cifar10-classifier")
-@dataclass(frozen=True)
 class Cifar10ClassifierSection(ClassifierSection):
     """A classifier of CIFAR-10."""
 
 
 @register("inception")
-@dataclass(frozen=True)
 class InceptionSection(FeaturesSection):
     """The canonical Inception-v3, downloaded."""
 
@@ -66,7 +58,6 @@ class InceptionSection(FeaturesSection):
 
 
 @register("efficientnet-lite0")
-@dataclass(frozen=True)
 class EfficientNetSection(FeaturesSection):
     """EfficientNet-Lite0, whose weights come as a Python package."""
 

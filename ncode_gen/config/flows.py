@@ -1,7 +1,5 @@
 """The sections of the posterior and of the flow in it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -40,7 +38,6 @@ class PosteriorSection(Section):
 
 
 @register("auto")
-@dataclass(frozen=True)
 class AutoPosteriorSection(PosteriorSection):
     """What the objective needs: gaussian with "elbo", else point."""
 
@@ -48,7 +45,6 @@ class AutoPosteriorSection(PosteriorSection):
 
 
 @register("gaussian")
-@dataclass(frozen=True)
 class GaussianPosteriorSection(PosteriorSection):
     """A Gaussian, moved by the flow."""
 
@@ -56,7 +52,6 @@ class GaussianPosteriorSection(PosteriorSection):
 
 
 @register("point")
-@dataclass(frozen=True)
 class PointPosteriorSection(PosteriorSection):
     """A deterministic code, moved by the flow."""
 
@@ -65,14 +60,13 @@ class PointPosteriorSection(PosteriorSection):
 
 
 @register("iaf")
-@dataclass(frozen=True)
 class AutoregressivePosteriorSection(PosteriorSection):
     """An inverse autoregressive flow of the library zuko, to compare with (pip install "ncode_gen[zuko]")."""
 
     target: ClassVar[str] = "distributions.autoregressive:AutoregressivePosterior"
     takes_flow: ClassVar[bool] = False
 
-    hidden: Width = needs(32, "posterior.layers above 0", lambda own: own.layers > 0)
+    hidden: Width = needs("posterior.layers above 0", lambda own: own.layers > 0, default=32)
     """Units of each hidden layer of a transform's network."""
     layers: Depth = 1
     """Hidden layers of a transform's network."""
@@ -100,7 +94,6 @@ class FlowSection(Section):
 
 
 @register("none")
-@dataclass(frozen=True)
 class NoFlowSection(FlowSection):
     """No flow: the plain VAE or autoencoder."""
 
@@ -114,26 +107,28 @@ class NoFlowSection(FlowSection):
 class SolvedSection(FlowSection):
     """A flow and its solver."""
 
-    hidden: Width = needs(32, "flow.layers above 0", lambda own: own.layers > 0)
+    hidden: Width = needs("flow.layers above 0", lambda own: own.layers > 0, default=32)
     """Units of each hidden layer of the field."""
     layers: Depth = 1
     """Hidden layers of the field; 0 for an affine field."""
     control: Literal["all", "last", "low-rank", "film"] = "all"
     """What of the field is control: all weights, the last layer, low-rank updates, or FiLM (scale and shift)."""
-    rank: Width = needs(4, 'flow.control or flow.feedback_control = "low-rank"', lambda own: own.low_rank())
+    rank: Width = needs('flow.control or flow.feedback_control = "low-rank"', lambda own: own.low_rank(), default=4)
     """Rank of the low-rank updates."""
     augment: Count = 0
     """Extra dimensions of the state that start at zero (ANODE); they leave no density, and suit autoencoders alone."""
-    time: bool = needs(True, "flow.layers above 0", lambda own: own.layers > 0 or own.has_gains())
+    time: bool = needs("flow.layers above 0", lambda own: own.layers > 0 or own.has_gains(), default=True)
     """Whether the field sees the time."""
-    activation: Literal["tanh", "softplus", "silu"] = needs("tanh", "flow.layers above 0", lambda own: own.layers > 0)
+    activation: Literal["tanh", "softplus", "silu"] = needs(
+        "flow.layers above 0", lambda own: own.layers > 0, default="tanh"
+    )
     """Activation of the field."""
     method: str = "rk4"
     """Solver: euler, midpoint, heun, rk4, rk2:ALPHA; dopri5 or tsit5, adaptive for each sample; torchdiffeq:NAME."""
-    steps: Width = needs(4, "a flow.method of fixed steps", lambda own: not _adapts(own.method))
+    steps: Width = needs("a flow.method of fixed steps", lambda own: not _adapts(own.method), default=4)
     """Steps on [0, 1] of a fixed-step solver."""
     tolerance: Annotated[float, Meta(gt=0, lt=1)] = needs(
-        1e-4, "an adaptive flow.method", lambda own: _adapts(own.method)
+        "an adaptive flow.method", lambda own: _adapts(own.method), default=1e-4
     )
     """Relative and absolute tolerance of a step of an adaptive solver."""
     log_det_by: Literal["divergence", "steps"] = "divergence"
@@ -166,7 +161,6 @@ class SolvedSection(FlowSection):
 
 
 @register("static")
-@dataclass(frozen=True)
 class StaticSection(SolvedSection):
     """One control for all samples: a neural ODE."""
 
@@ -180,7 +174,6 @@ class ControlledSection(SolvedSection):
 
 
 @register("open")
-@dataclass(frozen=True)
 class OpenSection(ControlledSection):
     """Control from the encoder's features: the open loop."""
 
@@ -195,7 +188,6 @@ class OpenSection(ControlledSection):
 
 
 @register("closed")
-@dataclass(frozen=True)
 class ClosedSection(ControlledSection):
     """Control from the encoder's features and the current state: the closed loop."""
 
@@ -203,7 +195,7 @@ class ClosedSection(ControlledSection):
     """How the control follows the state: the gain of every unit, all that is control, or by dynamics of its own
     ("dynamic", which has no density and suits autoencoders alone)."""
     feedback_control: Literal["same", "all", "low-rank", "film", "shared"] = needs(
-        "same", 'flow.feedback = "gain"', lambda own: own.feedback == "gain"
+        'flow.feedback = "gain"', lambda own: own.feedback == "gain", default="same"
     )
     """What of the feedback "gain" is each sample's own: what `control` says, all its weights, low-rank updates, FiLM,
     or nothing."""

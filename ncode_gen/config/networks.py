@@ -1,7 +1,5 @@
 """The sections of encoders, decoders, likelihoods and observations."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,56 +19,42 @@ class EncoderSection(Section):
     """Number of features given to the posterior and to the control."""
 
 
-@register("auto")
 @dataclass(frozen=True)
-class DefaultEncoderSection(EncoderSection):
+class SizedEncoderSection(EncoderSection):
+    """An encoder of some width and depth."""
+
+    width: Width = 64
+    """Channels of the first convolution, doubled as the side is halved; a quarter of a perceptron's width."""
+    blocks: Depth = 1
+    """Residual blocks: of conv at the smallest size, of residual at each; a perceptron's extra hidden layers."""
+
+
+@register("auto")
+class DefaultEncoderSection(SizedEncoderSection):
     """A multilayer perceptron up to 12 x 12 pixels, else convolutions."""
 
     target: ClassVar[str] = "networks.encoders:auto_encoder"
 
-    width: Width = 64
-    """Channels of the first convolution (doubled as the side is halved), or a quarter of the perceptron's width."""
-    blocks: Depth = 1
-    """Residual blocks at the smallest size (convolutions), or extra hidden layers of the perceptron."""
-
 
 @register("conv")
-@dataclass(frozen=True)
-class ConvEncoderSection(EncoderSection):
+class ConvEncoderSection(SizedEncoderSection):
     """Strided convolutions."""
 
     target: ClassVar[str] = "networks.encoders:ConvEncoder"
 
-    width: Width = 64
-    """Channels of the first convolution; doubled as the side is halved."""
-    blocks: Depth = 1
-    """Residual blocks at the smallest size."""
-
 
 @register("residual")
-@dataclass(frozen=True)
-class ResidualEncoderSection(EncoderSection):
+class ResidualEncoderSection(SizedEncoderSection):
     """Residual blocks with GroupNorm."""
 
     target: ClassVar[str] = "networks.encoders:ResidualEncoder"
 
-    width: Width = 64
-    """Channels of the first convolution; doubled as the side is halved."""
-    blocks: Depth = 1
-    """Residual blocks at each size."""
-
 
 @register("mlp")
-@dataclass(frozen=True)
-class MLPEncoderSection(EncoderSection):
+class MLPEncoderSection(SizedEncoderSection):
     """A multilayer perceptron, for tiny images."""
 
     target: ClassVar[str] = "networks.encoders:MLPEncoder"
-
-    width: Width = 64
-    """A quarter of the hidden layers' width."""
-    blocks: Depth = 1
-    """Hidden layers beyond the first."""
 
 
 @dataclass(frozen=True)
@@ -80,60 +64,45 @@ class DecoderSection(Section):
     section: ClassVar[str] = "decoder"
 
 
-@register("auto")
 @dataclass(frozen=True)
-class DefaultDecoderSection(DecoderSection):
+class SizedDecoderSection(DecoderSection):
+    """A decoder of some width and depth."""
+
+    width: Width = 64
+    """Channels at half the image's size, doubled as the side is halved; a quarter of a perceptron's width."""
+    blocks: Depth = 1
+    """Residual blocks: of conv at the smallest size, of residual at each; a perceptron's extra hidden layers."""
+
+
+@register("auto")
+class DefaultDecoderSection(SizedDecoderSection):
     """A multilayer perceptron up to 12 x 12 pixels, else transposed convolutions."""
 
     target: ClassVar[str] = "networks.decoders:auto_decoder"
 
-    width: Width = 64
-    """Channels at half the image's size (doubled as the side is halved), or a quarter of the perceptron's width."""
-    blocks: Depth = 1
-    """Residual blocks at the smallest size (convolutions), or extra hidden layers of the perceptron."""
-
 
 @register("conv")
-@dataclass(frozen=True)
-class ConvDecoderSection(DecoderSection):
+class ConvDecoderSection(SizedDecoderSection):
     """Transposed convolutions."""
 
     target: ClassVar[str] = "networks.decoders:ConvDecoder"
 
-    width: Width = 64
-    """Channels at half the image's size; doubled as the side is halved."""
-    blocks: Depth = 1
-    """Residual blocks at the smallest size."""
-
 
 @register("residual")
-@dataclass(frozen=True)
-class ResidualDecoderSection(DecoderSection):
+class ResidualDecoderSection(SizedDecoderSection):
     """Residual blocks with GroupNorm."""
 
     target: ClassVar[str] = "networks.decoders:ResidualDecoder"
 
-    width: Width = 64
-    """Channels at half the image's size; doubled as the side is halved."""
-    blocks: Depth = 1
-    """Residual blocks at each size."""
-
 
 @register("mlp")
-@dataclass(frozen=True)
-class MLPDecoderSection(DecoderSection):
+class MLPDecoderSection(SizedDecoderSection):
     """A multilayer perceptron, for tiny images."""
 
     target: ClassVar[str] = "networks.decoders:MLPDecoder"
 
-    width: Width = 64
-    """A quarter of the hidden layers' width."""
-    blocks: Depth = 1
-    """Hidden layers beyond the first."""
-
 
 @register("ncode")
-@dataclass(frozen=True)
 class FlowDecoderSection(DecoderSection):
     """Controlled flows of a feature map: the N-CODE decoder."""
 
@@ -157,7 +126,6 @@ class LikelihoodSection(Section):
 
 
 @register("bernoulli")
-@dataclass(frozen=True)
 class BernoulliSection(LikelihoodSection):
     """Bernoulli; images are dynamically binarised."""
 
@@ -165,7 +133,6 @@ class BernoulliSection(LikelihoodSection):
 
 
 @register("gaussian")
-@dataclass(frozen=True)
 class GaussianSection(LikelihoodSection):
     """Gaussian with one learned scale; images are uniformly dequantised."""
 
@@ -173,7 +140,6 @@ class GaussianSection(LikelihoodSection):
 
 
 @register("logistic")
-@dataclass(frozen=True)
 class LogisticSection(LikelihoodSection):
     """Discretised logistic of 256 levels."""
 
@@ -197,7 +163,6 @@ class ObservationSection(Section):
 
 
 @register("pixelwise")
-@dataclass(frozen=True)
 class PixelwiseSection(ObservationSection):
     """Independent pixels under the decoder's output; samples are decoder means, which are blurry."""
 
@@ -205,7 +170,6 @@ class PixelwiseSection(ObservationSection):
 
 
 @register("refined")
-@dataclass(frozen=True)
 class RefinedSection(ObservationSection):
     """Decoder means, to which a flow of pixels adds a sample of the residual; it is trained after the model."""
 

@@ -1,7 +1,5 @@
 """The sections of priors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -32,7 +30,6 @@ class PriorSection(Section):
 
 
 @register("normal")
-@dataclass(frozen=True)
 class NormalSection(PriorSection):
     """Standard normal."""
 
@@ -41,7 +38,6 @@ class NormalSection(PriorSection):
 
 
 @register("mixture")
-@dataclass(frozen=True)
 class MixtureSection(PriorSection):
     """A Gaussian mixture, fitted to the training latents after training."""
 
@@ -56,7 +52,6 @@ class MixtureSection(PriorSection):
 
 
 @register("flow")
-@dataclass(frozen=True)
 class FlowPriorSection(PriorSection):
     """An N-CODE flow from a Gaussian mixture, both fitted to the training latents after training."""
 
@@ -79,7 +74,6 @@ class FlowPriorSection(PriorSection):
 
 
 @register("joint-flow")
-@dataclass(frozen=True)
 class JointFlowSection(PriorSection):
     """An N-CODE flow from N(0, I), trained together with the model, by the same bound."""
 

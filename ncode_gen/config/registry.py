@@ -1,18 +1,17 @@
 """The kinds of components, by section and name; users add theirs from modules that they name."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast, dataclass_transform
 
 from ..errors import UserError
-from .section import Section
+from .section import Section, needs
 
 ENTRY_POINTS = "ncode_gen.plugins"
 Kind = TypeVar("Kind", bound=type[Section])
@@ -21,13 +20,12 @@ _kinds: dict[str, dict[str, type[Section]]] = {}
 _installed: list[str] = []
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(field, needs))
 def register(kind: str) -> Callable[[Kind], Kind]:
-    """Return a decorator that makes a section class known under the name of a kind.
+    """Return a decorator that makes a class a frozen dataclass, known as the section of a kind.
 
-    >>> from dataclasses import dataclass
     >>> from ncode_gen.config import LikelihoodSection
     >>> @register("doctest")
-    ... @dataclass(frozen=True)
     ... class Mine(LikelihoodSection):
     ...     scale: float = 1.0
     >>> find_kind("likelihood", "doctest", "here") is Mine
@@ -35,6 +33,7 @@ def register(kind: str) -> Callable[[Kind], Kind]:
     """
 
     def known(cls: Kind) -> Kind:
+        cls = cast(Kind, dataclass(frozen=True)(cls))
         cls.kind = kind
         if cls.tag != "kind":
             setattr(cls, cls.tag, kind)

@@ -28,13 +28,13 @@ BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 Positive = Annotated[float, Meta(gt=0, le=1e300)]
 
 
-def needs(default: Any, words: str, condition: Callable[[Any], bool]) -> Any:
+def needs(words: str, condition: Callable[[Any], bool], *, default: Any) -> Any:
     """Return a dataclass field that has an effect only under a condition on the other keys of its section.
 
     Args:
-        default: value that the key has where it has no effect.
         words: the condition in words, for messages.
         condition: maps the section to whether the key has an effect.
+        default: value that the key has where it has no effect.
     """
     return field(default=default, metadata={"needs": (words, condition)})
 

@@ -1,7 +1,5 @@
 """The sections of the objective and of training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -47,20 +45,19 @@ class ObjectiveSection(Section):
 
 
 @register("elbo")
-@dataclass(frozen=True)
 class ElboSection(ObjectiveSection):
     """The negative evidence lower bound."""
 
     target: ClassVar[str] = "training.objective:Elbo"
     random_posterior: ClassVar[bool] = True
 
-    warmup: Share = needs(0.1, "objective.beta above 0", lambda own: own.beta > 0)
+    warmup: Share = needs("objective.beta above 0", lambda own: own.beta > 0, default=0.1)
     """Share of training over which the weight of the KL term rises from 0 to `beta`."""
     beta: NotNegative = 1.0
     """Final weight of the KL term."""
     particles: Width = 1
     """Samples of an image's latent in a training step; above 1 the importance-weighted bound is maximised."""
-    free_nats: NotNegative = needs(0.0, "objective.beta above 0", lambda own: own.beta > 0)
+    free_nats: NotNegative = needs("objective.beta above 0", lambda own: own.beta > 0, default=0.0)
     """KL divergence, in nats an image, that costs nothing."""
     kinetic: NotNegative = 0.0
     """Weight of the integral of |dx/dt|^2 along the posterior's flow, for paths that are easy to solve."""
@@ -94,7 +91,6 @@ class DeterministicSection(ObjectiveSection):
 
 
 @register("autoencoder")
-@dataclass(frozen=True)
 class AutoencoderSection(DeterministicSection):
     """Reconstruction, with a penalty of latents."""
 
@@ -108,7 +104,6 @@ class AutoencoderSection(DeterministicSection):
 
 
 @register("wae")
-@dataclass(frozen=True)
 class WassersteinSection(DeterministicSection):
     """Reconstruction, with the distance of latents to N(0, I)."""
 

@@ -1,7 +1,5 @@
 """Activations of a field, with their slopes where a divergence needs them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

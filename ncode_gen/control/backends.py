@@ -1,7 +1,5 @@
 """One solve of a controlled flow, by whatever back end can do it: compiled code, step maps, or a solver."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ..solvers import Solution, SolveOptions, State, evaluations, grid_of, has_fixed_steps, solve

@@ -10,8 +10,6 @@
 Source: Chalvidal et al., "Go with the Flow: Adaptive Control for Neural ODEs", ICLR 2021.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise

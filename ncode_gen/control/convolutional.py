@@ -1,7 +1,5 @@
 """Convolutional fields on feature maps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

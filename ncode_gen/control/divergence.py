@@ -1,7 +1,5 @@
 """The divergence of any velocity: exact, or estimated, by forward-mode automatic differentiation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

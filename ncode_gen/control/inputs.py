@@ -1,7 +1,5 @@
 """What a flow is given: states and conditions of the right shape, and of the dtype of the weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

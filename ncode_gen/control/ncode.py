@@ -1,7 +1,5 @@
 """`NCODE`: a controlled flow from one constructor call."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Convolutional fields behind a GroupNorm, for flows of feature maps, whose density is not needed."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

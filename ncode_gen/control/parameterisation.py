@@ -11,8 +11,6 @@ A layer that sees the time has o more. Sources: Perez et al., "FiLM", AAAI 2018;
 "FFJORD", ICLR 2019, section 4.2 (low-rank updates of an amortised flow).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

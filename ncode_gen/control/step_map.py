@@ -1,7 +1,5 @@
 """The exact log-determinant of what a fixed-step method computes, step by step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The coupled system of a state and its control, solved."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A field on images: a U-net whose FiLM, and the conditioning image that it is given, are each sample's own."""
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Images that any program wrote to files, such as samples of other generators."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

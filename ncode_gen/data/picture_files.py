@@ -1,7 +1,5 @@
 """Pictures in files, of any size, mode, depth and format."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import warnings

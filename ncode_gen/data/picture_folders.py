@@ -1,7 +1,5 @@
 """Which files of a folder are pictures to learn from, and which are left out, and why."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, deque
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Images as bytes, and many of them as one picture. No plotting library is imported for it."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

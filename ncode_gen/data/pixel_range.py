@@ -1,7 +1,5 @@
 """Deep pixels: which of their values become black and white, by one rule for a whole set of pictures."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """An inverse autoregressive posterior, to compare with: the transforms are those of the library zuko."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

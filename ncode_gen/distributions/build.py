@@ -1,7 +1,5 @@
 """From a recipe to a model."""
 
-from __future__ import annotations
-
 import torch
 
 from ..config import Recipe

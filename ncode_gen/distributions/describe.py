@@ -1,7 +1,5 @@
 """Whether a model fits into memory, checked before any is allocated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Each likelihood first makes a *target* from the images (binarised, dequantised o
 random numbers that a target needs are an argument, so that a training step makes none of its own.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 

@@ -1,7 +1,5 @@
 """The observation p(u | z): an image given its latent."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The posterior q(z | u): the encoder's features decide where a latent starts and how it flows."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

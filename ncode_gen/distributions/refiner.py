@@ -1,7 +1,5 @@
 """The refiner: a flow from noise to the residual of a decoder mean; the latent is its control."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Literal, cast
 

@@ -1,7 +1,5 @@
 """Matplotlib, imported whatever backend the surroundings name: figures here are drawn to files and need none."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

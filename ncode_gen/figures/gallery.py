@@ -1,7 +1,5 @@
 """Every picture of a model in one folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib as mpl

@@ -1,7 +1,5 @@
 """Pictures in rows and columns, with labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """One look for all figures: labelled, colour-blind safe, readable in print."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Latent paths with the vector field that each sample's own control makes, and the pictures along them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

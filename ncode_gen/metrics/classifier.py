@@ -1,7 +1,5 @@
 """A small classifier whose last hidden layer serves as a feature network without a download."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

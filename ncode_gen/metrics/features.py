@@ -1,7 +1,5 @@
 """Feature networks by name: what FID, KID, precision and recall see of an image."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Kernel distance between feature distributions: the unbiased squared maximum mean discrepancy."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What a latent space is good for: how well classes are read from it, how straight its interpolations look."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

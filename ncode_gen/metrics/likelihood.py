@@ -1,7 +1,5 @@
 """Likelihoods that the solver's error cannot improve: every value comes from a solver refined until it stands."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Precision, recall, density and coverage: how much of each set lies within the other's neighbourhoods."""
 
-from __future__ import annotations
-
 import math
 
 import torch

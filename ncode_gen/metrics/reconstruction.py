@@ -1,7 +1,5 @@
 """How near reconstructions are to their originals."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

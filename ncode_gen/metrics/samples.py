@@ -1,7 +1,5 @@
 """How near generated images are to real ones, in the space of a feature network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

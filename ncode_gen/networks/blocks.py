@@ -1,7 +1,5 @@
 """What encoders and decoders are built of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Decoders: from a latent to the parameters of a likelihood."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

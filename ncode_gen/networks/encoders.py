@@ -1,7 +1,5 @@
 """Encoders: from an image to features."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The N-CODE decoder: a feature map flows into the image under dynamics that the latent decides."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Line charts as the page draws them, in inline SVG: it has the colours of the page, and so follows light and dark."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

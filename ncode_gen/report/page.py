@@ -1,7 +1,5 @@
 """The page itself: scores with their protocol, pictures, curves, recipe, and how to make it again."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable
 from importlib import resources

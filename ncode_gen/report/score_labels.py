@@ -1,7 +1,5 @@
 """What scores are called where they are shown, their units, and what is said of the solver behind them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run folder says about its run: progress, curves, scores and pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs on the Hugging Face Hub: fetched by name, from its cache where they are held, and put there."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run writes about itself in JSON; checksums detect damaged objects, and those of another run."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The run folder: what it holds, written so that nothing is lost or half written, and loaded again."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

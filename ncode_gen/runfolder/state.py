@@ -4,8 +4,6 @@ A state is one file: what `torch.save` writes, then a mark and the SHA-256 of al
 one is kept beside it, so a damaged or half-written file costs the time since then and nothing else.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

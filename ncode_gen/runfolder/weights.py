@@ -4,8 +4,6 @@ The header holds the shape of the images, the recipe, and a SHA-256 of these, na
 weights that a disk, a copy or a mix-up has changed, or a recipe that was changed beside them, are detected.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tomllib

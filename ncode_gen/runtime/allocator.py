@@ -1,7 +1,5 @@
 """The C library's memory: kept for the next operation instead of given back after each."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

@@ -1,7 +1,5 @@
 """The device of a command, and what it can compute in."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Versions, device, commit and command: what makes a result one that can be made again."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """Files written so that nothing is lost or half written."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -1,7 +1,5 @@
 """Imports of libraries at the time of their first use."""
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

@@ -1,7 +1,5 @@
 """How much memory there is, and whether an error says that there was too little."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Work on the parts of a batch: one after another, or, on a CPU, each core on its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 

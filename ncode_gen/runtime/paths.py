@@ -1,7 +1,5 @@
 """Paths as users write them, and where files of the package lie."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..errors import UserError

@@ -1,7 +1,5 @@
 """A bar on a terminal, a line a minute elsewhere."""
 
-from __future__ import annotations
-
 import time
 from types import TracebackType
 from typing import Self

@@ -1,7 +1,5 @@
 """Random numbers: seeds of any size, and the state of the global generators."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import random

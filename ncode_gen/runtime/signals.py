@@ -1,7 +1,5 @@
 """Ctrl-C, SIGTERM and the warnings of clusters as requests, answered between two steps so that no step is half done."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

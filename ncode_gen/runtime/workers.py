@@ -3,8 +3,6 @@
 One process needs none of this; `ALONE` stands for it. Several are started by torchrun or SLURM.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

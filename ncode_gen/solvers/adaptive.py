@@ -7,8 +7,6 @@ steps and lost samples leave no trace in the memory or in the gradient; step siz
 Step control: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", II.4 and IV.2 (PI).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast

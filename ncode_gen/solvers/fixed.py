@@ -1,7 +1,5 @@
 """Explicit Runge-Kutta methods on a given grid, in a loop that `torch.compile` takes whole."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor

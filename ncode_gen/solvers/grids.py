@@ -1,7 +1,5 @@
 """The nodes of a fixed-step solve: even, at random, or given."""
 
-from __future__ import annotations
-
 import operator
 from itertools import pairwise
 

@@ -6,8 +6,6 @@ last bits into other steps. Inside `batch_invariant()` products are sums of prod
 activations are composed of operations that round every element alike. Convolutions are left as they are.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """torchdiffeq's methods under our interface; imported only when one is used, since it imports scipy."""
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any

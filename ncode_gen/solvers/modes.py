@@ -1,7 +1,5 @@
 """Which mode of torch a solve runs in: plain, compiled, traced, with fake tensors, or under automatic casting."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 
 import torch

@@ -1,7 +1,5 @@
 """One entrance to every solver: ours on a fixed grid and per sample, torchdiffeq's by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

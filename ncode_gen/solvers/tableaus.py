@@ -5,8 +5,6 @@ Nørsett and Wanner, "Solving Ordinary Differential Equations I", II.6; Tsitoura
 satisfying only the first column simplifying assumption", 2011.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 TWO_STAGES = "rk2:"

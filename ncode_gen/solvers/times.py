@@ -1,7 +1,5 @@
 """The times of a solve: every form that users give, checked and converted in one place for all methods."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """A loss that is compiled after some steps."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

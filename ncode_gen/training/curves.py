@@ -1,7 +1,5 @@
 """Curves and pictures for TensorBoard, written at once, so that a full disk is an error here and not in a thread."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

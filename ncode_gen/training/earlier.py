@@ -1,7 +1,5 @@
 """States that earlier versions wrote, in the form of today."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from typing import Any
 

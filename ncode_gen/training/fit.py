@@ -1,7 +1,5 @@
 """A prior fitted by itself, without a run folder."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 

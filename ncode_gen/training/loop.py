@@ -1,7 +1,5 @@
 """Training: one loop that runs phases, each exactly resumable. To be read from top to bottom."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import time

@@ -1,7 +1,5 @@
 """What training minimises."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A phase of training: what is trained, by which loss, on which batches, along which schedule."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """The phases of training: the model, the flow of its observation, and the prior."""
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import abstractmethod

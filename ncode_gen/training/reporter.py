@@ -1,7 +1,5 @@
 """How training shows itself: a bar on a terminal, a line a minute elsewhere, and TensorBoard."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ A phase of the state that the recipe still has, with nothing changed that it dep
 is not complete, or not there, is where training goes on, and those after it begin anew.
 """
 
-from __future__ import annotations
-
 import copy
 import tomllib
 import uuid

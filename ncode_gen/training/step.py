@@ -1,7 +1,5 @@
 """One update: loss, gradient, optimiser; what is not finite is left out."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """How training is watched: scores of held-out images with the averaged weights."""
 
-from __future__ import annotations
-
 import torch
 
 from ..config import Recipe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,7 +37,6 @@ class LaplacePrior(Prior):
 
 
 @register("laplace")
-@dataclass(frozen=True)
 class LaplaceSection(PriorSection):
     """Independent Laplace distributions, fitted to the training latents."""
 

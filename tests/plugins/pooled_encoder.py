@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import nn
 
 from ncode_gen.config import EncoderSection, Width, register
 
 
 @register("pooled")
-@dataclass(frozen=True)
 class PooledEncoderSection(EncoderSection):
     """Average pooling, then a linear map."""
 

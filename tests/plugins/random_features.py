@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +27,6 @@ class RandomFeatures(FeatureNetwork):
 
 
 @register("random")
-@dataclass(frozen=True)
 class RandomFeaturesSection(FeaturesSection):
     """Random convolutions."""
 

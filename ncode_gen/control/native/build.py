@@ -1,7 +1,5 @@
 """C++ compiled for this machine at first use, and kept: one second once, nothing after that."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib

@@ -4,8 +4,6 @@ An operator of torch with gradients, which `torch.compile` takes whole. Second d
 torch, and so do forward mode and the transforms of `torch.func`.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """Which start of a flow belongs to which end: the pairs that flow matching learns from."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

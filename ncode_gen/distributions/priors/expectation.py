@@ -1,7 +1,5 @@
 """Expectation-maximisation of Gaussian mixtures with full covariances, for many points and many Gaussians."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

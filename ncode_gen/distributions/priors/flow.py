@@ -1,7 +1,5 @@
 """The N-CODE flow prior: a controlled flow from noise to the latents, with its exact density."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """A Gaussian mixture fitted to the aggregated posterior after training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
