@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +13,19 @@ from torch import Tensor
 from ncode_gen.config import Recipe
 from ncode_gen.data.sets import load_data
 from ncode_gen.runtime.workers import ALONE
-from ncode_gen.training.phase import Phase
+from ncode_gen.training.phases import ImagePhase
 from ncode_gen.training.start import Start
 
 MODELS = Path(__file__).parent.parent / "models"
 NOWHERE = Path("not-written")
 
 
-def phase_of(recipe: Recipe, device: torch.device) -> Phase:
+def phase_of(recipe: Recipe, device: torch.device) -> ImagePhase:
     """Return the phase that a recipe trains longest, ready for its first step; nothing is written."""
     splits = load_data(recipe.data)
     start = Start(recipe, splits, NOWHERE, device, lambda: None, quiet=True, workers=ALONE)
     phase = start.phases[1 if recipe.observation.phase_epochs else 0]
+    assert isinstance(phase, ImagePhase)
     phase.begin(resumed=False)
     return phase
 
@@ -45,11 +45,11 @@ def step_of(
     training = dataclasses.replace(recipe.training, compile=compiled)
     recipe = dataclasses.replace(recipe, data=recipe.data.at(root), training=training)
     phase = phase_of(recipe, device or torch.device("cpu"))
-    parts, _ = next(islice(phase.batches([[phase.batch]]), 1))
+    images, numbers = phase.context.splits.train.first(phase.batch, phase.context.device), torch.arange(phase.batch)
 
     def once() -> Tensor:
         phase.at.step += 1
-        return phase.update(parts)
+        return phase.update(phase.arguments(images, numbers))
 
     if compiled == "on":
         assert phase.step is not None and phase.step.compiled is not None

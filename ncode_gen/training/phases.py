@@ -43,7 +43,7 @@ def phases_of(context: Context, model: LatentModel) -> list[Phase]:
     return phases
 
 
-class _ImagePhase(Phase):
+class ImagePhase(Phase):
     """A phase that goes over the training images."""
 
     def batches(self, sizes: list[list[int]]) -> Iterator[tuple[list[tuple[Tensor | None, ...]], int]]:
@@ -83,7 +83,7 @@ class _ImagePhase(Phase):
         )
 
 
-class ModelPhase(_ImagePhase):
+class ModelPhase(ImagePhase):
     """Encoder, posterior, observation and what else is trained with them.
 
     Args:
@@ -145,7 +145,7 @@ class ModelPhase(_ImagePhase):
         return {"nfe": self.nfe, **scores}
 
 
-class RefinerPhase(_ImagePhase):
+class RefinerPhase(ImagePhase):
     """The refiner: flow matching from the trained model's decoder means to the images; the figure is the loss."""
 
     name = "observation"
