@@ -38,6 +38,10 @@ class Controller(nn.Module, ABC):
         Where theta is a part of the ODE's state, it is that of time 0.
         """
 
+    def constant(self, field: Field, condition: Tensor) -> Tensor | None:
+        """Return theta, (n, P) or (1, P), where it does not change along a path, so that `field.bind` does the rest."""
+        return None
+
 
 class StaticController(Controller):
     """One trained control for every sample; with it a controlled ODE is an ordinary neural ODE.
@@ -52,9 +56,13 @@ class StaticController(Controller):
         super().__init__()
         self.theta = nn.Parameter(field.initial_control())
 
+    def constant(self, field: Field, condition: Tensor) -> Tensor:
+        """Return theta, the same for all samples."""
+        return field.checked_control(self.theta, len(condition))
+
     def bind(self, field: Field, condition: Tensor) -> VectorField:
-        """Return the vector field under theta, the same for all samples."""
-        return field.bind(field.checked_control(self.theta, len(condition)))
+        """Return the vector field under theta."""
+        return field.bind(self.constant(field, condition))
 
 
 class OpenController(Controller):
@@ -68,9 +76,13 @@ class OpenController(Controller):
         super().__init__()
         self.gamma = gamma
 
+    def constant(self, field: Field, condition: Tensor) -> Tensor:
+        """Return gamma(condition)."""
+        return field.checked_control(self.gamma(condition), len(condition))
+
     def bind(self, field: Field, condition: Tensor) -> VectorField:
         """Return the vector field under gamma(condition)."""
-        return field.bind(field.checked_control(self.gamma(condition), len(condition)))
+        return field.bind(self.constant(field, condition))
 
 
 class DynamicController(Controller):

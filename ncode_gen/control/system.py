@@ -18,7 +18,7 @@ from ..solvers import (
     in_own_precision,
     solve,
 )
-from .backends import solve_dynamics
+from .backends import solve_dynamics, solve_natively
 from .controllers import Controller, DynamicController
 from .dynamics import BoundDynamics, ControlDynamics, CoupledDynamics, Dynamics, Measures
 from .field import Field
@@ -238,30 +238,55 @@ class ControlledODE(nn.Module):
                     raise ValueError(
                         f"noise must have the shape of the states, {tuple(points.shape)}, got {noise.shape}"
                     )
-                noise = noise.reshape(points.shape)
-            measures = Measures(measures.names, noise, measures.precision)
-            dynamics, state = self._dynamics(points, condition, measures, theta)
-            if velocity is not None and isinstance(dynamics, BoundDynamics):
-                dynamics = BoundDynamics(dynamics.bound, measures, velocity.reshape(points.shape))
-            controls = points.shape[0] * points.shape[1] * self.field.control_size
-            recomputes = self.controller.closed_loop or isinstance(self.controller, DynamicController)
-            solution = solve_dynamics(dynamics, state, times, options.with_gradient(recomputes, controls))
+                measures = Measures(measures.names, noise.reshape(points.shape), measures.precision)
+            solution = self._solve_checked(points, condition, times, options, measures, theta, velocity)
         return self._result(solution, x, measures.names)
 
-    def _dynamics(
-        self, points: Tensor, condition: Tensor, measures: Measures, theta: Tensor | None
+    def _solve_checked(
+        self,
+        points: Tensor,
+        condition: Tensor,
+        times: Tensor,
+        options: SolveOptions,
+        measures: Measures,
+        theta: Tensor | None,
+        velocity: Tensor | None,
+    ) -> Solution:
+        """Solve from checked states (n, K, *event)."""
+        field, controller = self.field, self.controller
+        totals = tuple(points.new_zeros(points.shape[:2]) for _ in measures.names)
+        if isinstance(controller, DynamicController):
+            dynamics: Dynamics
+            dynamics, state = self._coupled(controller, points, condition, measures, totals, theta)
+        else:
+            state, constant = (points, *totals), controller.constant(field, condition)
+            if constant is not None:
+                found = solve_natively(field, constant, points, times, options, measures)
+                if found is not None:
+                    return found
+            bound = controller.bind(field, condition) if constant is None else field.bind(constant)
+            dynamics = BoundDynamics(bound, measures, None if velocity is None else velocity.reshape(points.shape))
+        recomputes = controller.closed_loop or isinstance(controller, DynamicController)
+        controls = points.shape[0] * points.shape[1] * field.control_size
+        return solve_dynamics(dynamics, state, times, options.with_gradient(recomputes, controls))
+
+    def _coupled(
+        self,
+        controller: DynamicController,
+        points: Tensor,
+        condition: Tensor,
+        measures: Measures,
+        totals: tuple[Tensor, ...],
+        theta: Tensor | None,
     ) -> tuple[Dynamics, State]:
-        """Return the dynamics of checked states (n, K, *event), and what they start from."""
-        controller = self.controller
-        totals = [points.new_zeros(points.shape[:2]) for _ in measures.names]
-        if not isinstance(controller, DynamicController):
-            return BoundDynamics(controller.bind(self.field, condition), measures), (points, *totals)
+        """Return the dynamics of states and theta together, and what they start from."""
         if controller.closed_loop and points.shape[1] > 1:
             # Each particle drives theta its own way, so each becomes a sample.
             condition = condition.repeat_interleave(points.shape[1], 0)
             points = points.flatten(0, 1).unsqueeze(1)
             noise = None if measures.noise is None else measures.noise.reshape(points.shape)
-            measures, totals = Measures(measures.names, noise, measures.precision), [t.reshape(-1, 1) for t in totals]
+            measures = Measures(measures.names, noise, measures.precision)
+            totals = tuple(total.reshape(-1, 1) for total in totals)
         start = self.field.checked_control(controller.start(condition) if theta is None else theta, len(points))
         return CoupledDynamics(self.field, controller, measures), (points, start.expand(len(points), -1), *totals)
 

@@ -33,7 +33,7 @@ def test_states_densities_and_gradients(
     state = torch.randn(n, k, dim, requires_grad=True)
     nodes = torch.tensor([0.0, 0.2, 0.55, 1.0])
     kept = [0, 1, 3]
-    assert shallow_field(field.bind(control), state) is field
+    assert shallow_field(field, control, state) is field
     found = shallow_solve(field, control, state, nodes, kept, method, log_det=log_det)
     exact_inputs = [part.detach().double().requires_grad_() for part in (control, state)]
     exact = _plain(exact_inputs[0], exact_inputs[1], nodes.double(), kept, method, hidden, time, activation, log_det)

@@ -15,8 +15,8 @@ from torch.autograd import forward_ad
 
 from ...solvers import State, fixed_steps, fixed_tableau, is_plain
 from ..activations import Activation
-from ..field import VectorField
-from ..layered import MLPField, ShallowField
+from ..field import Field
+from ..layered import MLPField
 from .build import load
 
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "softplus", "silu")
@@ -32,10 +32,9 @@ class _Problem(ctypes.Structure):
     )
 
 
-def shallow_field(bound: VectorField, state: Tensor) -> MLPField | None:
-    """Return the field, if compiled code can solve it under its control from a state (n, K, d); else None."""
-    field, control = bound.field, bound.control
-    if type(bound) is not ShallowField or type(field) is not MLPField or len(field.hidden) != 1:
+def shallow_field(field: Field, control: Tensor, state: Tensor) -> MLPField | None:
+    """Return the field, if compiled code can solve it under a control (n, P) from a state (n, K, d); else None."""
+    if type(field) is not MLPField or len(field.hidden) != 1:
         return None
     if field.control != "all" or len(field.gains) or control.shape[0] != state.shape[0]:
         return None
