@@ -6,11 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from .config.registry import load_plugins
 from .errors import UserError
 from .runtime.allocator import keep_freed_memory
 from .runtime.paths import user_path
@@ -28,7 +26,7 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
     """
     import tyro
 
-    load_plugins(named_plugins(argv))
+    argv = without_plugins(argv)
     extra = {} if default is None else {"default": default}
     options: Options = tyro.cli(
         kind,
@@ -41,15 +39,23 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
     return _at_home(options)
 
 
-def named_plugins(argv: Sequence[str]) -> list[str]:
-    """Return the plugins that a command line names, which have to be loaded before it is understood.
+def without_plugins(argv: Sequence[str]) -> list[str]:
+    """Load the plugins that a command line names, and return it without them: they decide which flags there are.
 
-    >>> named_plugins(["model.toml", "--plugin", "mine", "--plugin=theirs.py"])
-    ['mine', 'theirs.py']
+    Raises:
+        UserError: there is no such plugin, or it cannot be imported.
     """
-    found = [word.removeprefix("--plugin=") for word in argv if word.startswith("--plugin=")]
-    following = [after for word, after in pairwise(argv) if word == "--plugin"]
-    return [*following, *found]
+    rest, plugins = list(argv), list[str]()
+    while found := next((number for number, word in enumerate(rest) if word.partition("=")[0] == "--plugin"), -1) + 1:
+        _, given, name = rest.pop(found - 1).partition("=")
+        if not given and found > len(rest):
+            raise UserError("--plugin needs the name of a module, or a Python file")
+        plugins.append(name if given else rest.pop(found - 1))
+    if plugins:
+        from .config.registry import load_plugins
+
+        load_plugins(plugins)
+    return rest
 
 
 def _at_home(options: Options) -> Options:

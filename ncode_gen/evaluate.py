@@ -63,7 +63,7 @@ class Options:
     """Folder of the images, where it is not the one that the recipe names, or data/ where there is no recipe."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    plugin: str = ""
     """Module, or Python file, with components of your own; may be given several times."""
     quiet: bool = False
     """Print nothing but errors."""

@@ -25,7 +25,7 @@ class Options:
     """Seed of the samples."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    plugin: str = ""
     """Module, or Python file, with components of your own; may be given several times."""
     quiet: bool = False
     """Print nothing but errors."""

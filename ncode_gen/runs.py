@@ -26,7 +26,7 @@ class Options:
 
     runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[FOLDER ...]")] = ("runs",)
     """Run folders, folders that hold some, or folders in checkpoints/."""
-    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    plugin: str = ""
     """Module, or Python file, with components of your own; may be given several times."""
     compare: bool = False
     """Set the runs side by side: in what their recipes differ, and all scores."""

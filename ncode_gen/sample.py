@@ -37,7 +37,7 @@ class Options:
     precision: Literal["float32", "bf16"] = "float32"
     """Arithmetic of decoder and refiner. bf16 is faster where the device has it; pictures then differ by less than a
     grey level on average, and float32 is taken where it has not."""
-    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    plugin: str = ""
     """Module, or Python file, with components of your own; may be given several times."""
     quiet: bool = False
     """Print nothing but errors."""

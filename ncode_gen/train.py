@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .command import named_plugins, parse, print_data_notes, run_command
-from .config import DataSection, Recipe, changed_keys, load_plugins
+from .command import parse, print_data_notes, run_command, without_plugins
+from .config import DataSection, Recipe, changed_keys
 from .config.command_line import all_flags, chosen_kinds, recipe_of, with_recipe
 from .errors import UserError
 from .runtime.files import check_links
@@ -30,7 +30,7 @@ class Options:
     resume: Path | None = None
     """Run folder whose training goes on; one that does not exist yet begins, so that one command serves a job that is
     queued again. A model file beside it says what begins."""
-    plugin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    plugin: str = ""
     """Module, or Python file, with components of your own; may be given several times."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
@@ -49,7 +49,7 @@ def parse_command(argv: list[str], base: Recipe) -> tuple[Options, Recipe]:
 
 def main(argv: list[str]) -> None:
     """Train, make the gallery, and print its path."""
-    load_plugins(named_plugins(argv))
+    argv = without_plugins(argv)
     # What model file or run is meant decides which flags there are.
     options = parse(all_flags(Options), "train", [word for word in argv if word not in ("-h", "--help")], DESCRIPTION)
     source, base = options.model, Recipe()

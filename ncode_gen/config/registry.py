@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TypeVar, cast, dataclass_transform
 
@@ -93,6 +92,8 @@ def check_key(key: str, own: type[Section], source: str) -> None:
 
 def _load_installed() -> None:
     """Load the plugins of installed packages, which name them as entry points of the group ncode_gen.plugins."""
+    from importlib import metadata  # takes long to import
+
     _installed.append("done")
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         try:
