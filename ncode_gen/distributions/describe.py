@@ -49,7 +49,9 @@ class _Unfilled(TorchFunctionMode):
             if func is torch.randn_like:
                 return torch.empty_like(first)
             if func in ELEMENTWISE:
-                shape = torch.broadcast_shapes(first.shape, args[1].shape if isinstance(args[1], Tensor) else ())
+                other = args[1].shape if isinstance(args[1], Tensor) else torch.Size()
+                # torch.broadcast_shapes imports a part of the compiler.
+                shape = first.shape if other in ((), first.shape) else torch.broadcast_shapes(first.shape, other)
                 return torch.empty(shape, dtype=ELEMENTWISE[func] or torch.result_type(first, args[1]))
         return func(*args, **options)
 
