@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -47,11 +48,10 @@ class _Unfilled(TorchFunctionMode):
             if func in IN_PLACE:
                 return first
             if func is torch.randn_like:
-                return torch.empty_like(first)
+                return torch.empty(first.shape, dtype=first.dtype)
             if func in ELEMENTWISE:
-                other = args[1].shape if isinstance(args[1], Tensor) else torch.Size()
-                # torch.broadcast_shapes imports a part of the compiler.
-                shape = first.shape if other in ((), first.shape) else torch.broadcast_shapes(first.shape, other)
+                # torch.broadcast_shapes would import a part of the compiler.
+                shape = numpy.broadcast_shapes(first.shape, args[1].shape if isinstance(args[1], Tensor) else ())
                 return torch.empty(shape, dtype=ELEMENTWISE[func] or torch.result_type(first, args[1]))
         return func(*args, **options)
 
