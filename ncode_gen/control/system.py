@@ -257,7 +257,7 @@ class ControlledODE(nn.Module):
         totals = tuple(points.new_zeros(points.shape[:2]) for _ in measures.names)
         if isinstance(controller, DynamicController):
             dynamics: Dynamics
-            dynamics, state = self._coupled(controller, points, condition, measures, totals, theta)
+            dynamics, state = _coupled(field, controller, points, condition, measures, totals, theta)
         else:
             state, constant = (points, *totals), controller.constant(field, condition)
             if constant is not None:
@@ -269,26 +269,6 @@ class ControlledODE(nn.Module):
         recomputes = controller.closed_loop or isinstance(controller, DynamicController)
         controls = points.shape[0] * points.shape[1] * field.control_size
         return solve_dynamics(dynamics, state, times, options.with_gradient(recomputes, controls))
-
-    def _coupled(
-        self,
-        controller: DynamicController,
-        points: Tensor,
-        condition: Tensor,
-        measures: Measures,
-        totals: tuple[Tensor, ...],
-        theta: Tensor | None,
-    ) -> tuple[Dynamics, State]:
-        """Return the dynamics of states and theta together, and what they start from."""
-        if controller.closed_loop and points.shape[1] > 1:
-            # Each particle drives theta its own way, so each becomes a sample.
-            condition = condition.repeat_interleave(points.shape[1], 0)
-            points = points.flatten(0, 1).unsqueeze(1)
-            noise = None if measures.noise is None else measures.noise.reshape(points.shape)
-            measures = Measures(measures.names, noise, measures.precision)
-            totals = tuple(total.reshape(-1, 1) for total in totals)
-        start = self.field.checked_control(controller.start(condition) if theta is None else theta, len(points))
-        return CoupledDynamics(self.field, controller, measures), (points, start.expand(len(points), -1), *totals)
 
     def _result(self, solution: Solution, x: Tensor, names: tuple[str, ...]) -> FlowSolution:
         """Give every part the leading shape of the states, (T, n) or (T, n, K)."""
@@ -319,3 +299,24 @@ class ControlledODE(nn.Module):
     def extra_repr(self) -> str:
         """Show the solver."""
         return f"method={self.options.method}, steps={self.options.steps}, augment={self.augment}"
+
+
+def _coupled(
+    field: Field,
+    controller: DynamicController,
+    points: Tensor,
+    condition: Tensor,
+    measures: Measures,
+    totals: tuple[Tensor, ...],
+    theta: Tensor | None,
+) -> tuple[Dynamics, State]:
+    """Return the dynamics of states and theta together, and what they start from."""
+    if controller.closed_loop and points.shape[1] > 1:
+        # Each particle drives theta its own way, so each becomes a sample.
+        condition = condition.repeat_interleave(points.shape[1], 0)
+        points = points.flatten(0, 1).unsqueeze(1)
+        noise = None if measures.noise is None else measures.noise.reshape(points.shape)
+        measures = Measures(measures.names, noise, measures.precision)
+        totals = tuple(total.reshape(-1, 1) for total in totals)
+    start = field.checked_control(controller.start(condition) if theta is None else theta, len(points))
+    return CoupledDynamics(field, controller, measures), (points, start.expand(len(points), -1), *totals)

@@ -152,8 +152,7 @@ def _search(
 ) -> tuple[_Path, _Plan, Tensor, SampleCounts]:
     """Try steps until every sample has reached the last time or cannot; return path, plan, outcomes and counts."""
     n, device, rtol, atol = state[0].shape[0], state[0].device, options.rtol, options.atol
-    start, end = times[0], times[-1]
-    span = end - start
+    start, end, span = times[0], times[-1], times[-1] - times[0]
     floor = 16 * torch.finfo(times.dtype).eps * torch.maximum(span.abs(), torch.maximum(start.abs(), end.abs()))
     path = _Path(state, times)
 
@@ -166,7 +165,7 @@ def _search(
     last_error = torch.ones_like(t)
     held = torch.zeros_like(running)  # after a rejection the next step does not grow
     counts = torch.zeros(2, n, dtype=torch.int64, device=device)
-    taken: list[tuple[Tensor, Tensor, Tensor]] = []
+    taken: list[tuple[Tensor, ...]] = []
     for _ in range(options.max_steps):
         alive = int(running.sum())
         if alive == 0:
@@ -183,9 +182,7 @@ def _search(
         error = _step_error(state, ahead, slopes, tableau, length, options)
         accepted = running & (error <= 1)
 
-        where = torch.zeros(2, n, dtype=t.dtype, device=device)
-        where[0, rows], where[1, rows] = t, length
-        taken.append((torch.zeros(n, dtype=torch.bool, device=device).index_put((rows,), accepted), where[0], where[1]))
+        taken.append(tuple(value.new_zeros(n).index_put((rows,), value) for value in (accepted, t, length)))
         counts[0, rows] += accepted
         counts[1, rows] += running & ~accepted
         path.inside(tableau, rows, t, torch.where(accepted, length, 0.0), state, slopes)
@@ -225,7 +222,7 @@ def _factor(error: Tensor, last_error: Tensor, accepted: Tensor, held: Tensor) -
     return torch.where(held | ~accepted, factor.clamp(max=1.0), factor)
 
 
-def _plan(taken: list[tuple[Tensor, Tensor, Tensor]], n: int, times: Tensor) -> _Plan:
+def _plan(taken: list[tuple[Tensor, ...]], n: int, times: Tensor) -> _Plan:
     """Move each sample's accepted steps to the front."""
     if not taken:
         empty = times.new_zeros(0, n)
