@@ -4,7 +4,7 @@ A coarse solver makes an error, and a likelihood that is found with it can be ra
 of the model better. Here the digits' ncode-open is trained with a controlled flow as prior, both flows with few steps
 of Runge-Kutta 4, and with one safeguard or another: random time grids, the exact log-determinant of the discrete step
 map (slow, and so the last of each seed), the kinetic penalty, or more steps. What is scored is the likelihood of the
-test images with a refined solver, and how far the training solver would have flattered it.
+test images with a refined solver, and how far the training solver would have overestimated it.
 
 A finished cell is not run again. Writes eval/results/safeguards.{json,md}; runs go to runs/safeguards.
 """
@@ -62,8 +62,8 @@ def run(name: str, seed: int, epochs: int) -> dict[str, Any]:
         found = score_likelihood(load_run(folder), test, PARTICLES, quiet=True)
     except ValueError as error:  # too stiff to score: that is a result
         return cell | {"lost": str(error)}
-    flattered = {"nll_gap": found.nll_gap, "elbo_gap": found.elbo_gap, "solver": found.solver}
-    return cell | {"nll": found.nll.value, "elbo": found.elbo.value} | flattered
+    gaps = {"nll_gap": found.nll_gap, "elbo_gap": found.elbo_gap, "solver": found.solver}
+    return cell | {"nll": found.nll.value, "elbo": found.elbo.value} | gaps
 
 
 def read() -> dict[str, Any]:
@@ -79,11 +79,11 @@ def table(cells: dict[str, Any], epochs: int) -> str:
         "",
         f"digits, ncode-open with an N-CODE flow as prior, {epochs} epochs, RK4 x {STEPS} in training where nothing "
         f"else is said; mean and 95 % interval over seeds. NLL (K = {PARTICLES}) and -ELBO of the test images in "
-        "nats with a solver refined until both stand within 0.05 nats; flattered: how much lower NLL and -ELBO are "
+        "nats with a solver refined until both stand within 0.05 nats; overestimated: how much lower NLL and -ELBO are "
         "with the solver of training. A run whose value stands with no solver of 256 steps is lost. "
         "Command: `python eval/safeguards.py`.",
         "",
-        "| safeguard | seeds | lost | NLL | -ELBO | NLL flattered by | -ELBO flattered by | training, s |",
+        "| safeguard | seeds | lost | NLL | -ELBO | NLL overestimated by | -ELBO overestimated by | training, s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in SAFEGUARDS:

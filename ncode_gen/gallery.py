@@ -1,4 +1,4 @@
-"""Draw a model and report on it: `python -m ncode_gen.gallery RUN [--out FOLDER] [--format png|pdf|svg]`."""
+"""Make figures and a report of a model: `python -m ncode_gen.gallery RUN [--out FOLDER] [--format png|pdf|svg]`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,10 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    """Draw samples, reconstructions, interpolations, trajectories and the animation, and a report of all."""
-    options = parse(Options, "gallery", argv, "Draw samples, reconstructions and trajectories, and write a report.")
+    """Make figures of samples, reconstructions, interpolations and trajectories, an animation, and a report."""
+    options = parse(
+        Options, "gallery", argv, "Make figures of samples, reconstructions and trajectories, and write a report."
+    )
 
     from .figures import draw_gallery
     from .report import write_report

@@ -1,4 +1,4 @@
-"""Draw samples: `python -m ncode_gen.sample RUN --n 64 [--seed 0] [--out FILE.png | FILE.npz | FOLDER/]`."""
+"""Generate samples: `python -m ncode_gen.sample RUN --n 64 [--seed 0] [--out FILE.png | FILE.npz | FOLDER/]`."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    """Draw samples, write them, and print where they are."""
-    options = parse(Options, "sample", argv, "Draw samples from a trained model.")
+    """Generate samples, write them, and print where they are."""
+    options = parse(Options, "sample", argv, "Generate samples from a trained model.")
     if options.n < 1:
         raise UserError(f"--n must be at least 1, got {options.n}")
     out = options.out or "samples.png"
@@ -97,14 +97,14 @@ def _write_singles(images: Tensor, out: Path) -> None:
     from .runtime.files import write_atomically
 
     digits = len(str(len(images) - 1))
-    for path in _earlier_draw(out):
+    for path in _earlier_samples(out):
         path.unlink(missing_ok=True)
     for i, picture in enumerate(to_bytes(images).permute(0, 2, 3, 1).numpy()):
         image = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
         write_atomically(out / f"{i:0{digits}d}.png", functools.partial(save_marked, image))
 
 
-def _earlier_draw(folder: Path) -> list[Path]:
+def _earlier_samples(folder: Path) -> list[Path]:
     """Return the pictures of earlier samples in a folder.
 
     Raises:

@@ -30,12 +30,12 @@ def solver_note(solver: Mapping[str, Any]) -> str:
     """Return which solver likelihoods come from, and what a coarser one gives instead.
 
     >>> solver_note({"refined": "rk4 x 8", "moved_nats": 0.01, "coarse": "rk4 x 2", "nll_gap_nats": 0.25})
-    'rk4 x 8, which moved by 0.010 nats at the last doubling; rk4 x 2 would flatter the NLL by 0.250'
+    'rk4 x 8, which moved by 0.010 nats at the last doubling; rk4 x 2 would give an NLL lower by 0.250'
     >>> solver_note({"refined": "rk4 x 8", "moved_nats": 0.0, "coarse": "rk4 x 4", "nll_gap_nats": -0.0002})
     'rk4 x 8, which moved by 0.000 nats at the last doubling; rk4 x 4 gives the same NLL'
     """
     gap, moved = solver["nll_gap_nats"], f"{solver['moved_nats']:.3f} nats"
-    coarse = f"would {'flatter' if gap > 0 else 'raise'} the NLL by {abs(gap):.3f}"
+    coarse = f"would give an NLL {'lower' if gap > 0 else 'higher'} by {abs(gap):.3f}"
     if abs(gap) < 0.0005:
         coarse = "gives the same NLL"
     return f"{solver['refined']}, which moved by {moved} at the last doubling; {solver['coarse']} {coarse}"
