@@ -20,6 +20,8 @@ def build_model(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
     decoder = recipe.decoder.build(dim, (shape[0] * likelihood.outputs, *shape[1:]))
     posterior = recipe.chosen_posterior.build(features, dim, recipe.flow.build(dim, features))
     prior = recipe.prior.build(dim)
+    if prior.fitted_after:  # by a phase of its own
+        prior.requires_grad_(False)
     observation = recipe.observation.build(dim, shape, decoder, likelihood)
     model = LatentModel(encoder, posterior, observation, prior)
     model.compute_in(PRECISIONS[recipe.training.precision])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...control import ControlledODE
+from ...runtime.seeding import seeded
 from ...solvers import SolveOptions
 
 
@@ -18,7 +19,8 @@ class Prior(nn.Module, ABC):
     """A distribution p(z) of latents of dimension `dim`.
 
     A prior with `fitted_after` is fitted to the training latents after the model's training: `fit` does what has a
-    closed form or few rounds, and where `iterations` is above 0 a training phase then minimises `loss` over `batches`.
+    closed form or few rounds, and where `iterations` is above 0 a training phase then minimises `loss` over the
+    batches of `pairs`: by default the maximum likelihood of random latents.
 
     Attributes:
         dim: number of latent dimensions d.
@@ -67,13 +69,18 @@ class Prior(nn.Module, ABC):
     def pairs(self, latents: Tensor, seed: int) -> Callable[[int], tuple[Tensor, ...]]:
         """Return what maps the number of an update to its batch, for latents (n, d) that `fit` was given.
 
-        A batch depends on seed and number alone, so that a fit can go on anywhere.
+        A batch depends on seed and number alone, so that a fit can go on anywhere. By default it is of random latents.
         """
-        raise ValueError(f"{type(self).__name__} takes no updates")
+
+        def batch(number: int) -> tuple[Tensor, ...]:
+            order = torch.randperm(len(latents), generator=seeded(1_000_003 * seed + number))
+            return (latents[order[: self.batch]],)
+
+        return batch
 
     def loss(self, *batch: Tensor) -> Tensor:
-        """Return the mean loss of a batch, (), whose last tensor is times in [0, 1], (m,)."""
-        raise ValueError(f"{type(self).__name__} takes no updates")
+        """Return the mean loss of a batch, (), whose last tensor is times in [0, 1], (m,); by default -log p(z)."""
+        return -self.log_prob(batch[0]).mean()
 
     def finish(self) -> None:
         """Take over that all updates are done."""
