@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,3 +141,58 @@ def test_a_plugin_may_be_an_entry_point_of_an_installed_package(trained: Path) -
     paths = f"import sys; sys.path[:0] = [{str(trained / 'site')!r}, {str(trained)!r}]; "
     done = subprocess.run([sys.executable, "-c", paths + script], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "laplace", done.stderr
+
+
+ALL = """
+name = "all"
+
+[data]
+name = "stripes"
+count = 512
+
+[posterior]
+kind = "uniform"
+
+[flow]
+loop = "shift"
+
+[decoder]
+kind = "affine"
+
+[likelihood]
+kind = "laplace"
+scale = 0.1
+
+[observation]
+kind = "rounded"
+
+[objective]
+kind = "slow-elbo"
+
+[latent]
+dim = 8
+
+[training]
+epochs = 20
+batch = 64
+lr = 0.01
+"""
+
+
+def test_every_kind_of_component_can_be_a_users_own(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "all.toml").write_text(ALL)
+    plugin = ["--plugin", str(PLUGINS / "everything_else.py"), "--quiet"]
+    done = command("train", "all.toml", *plugin, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = command("train", "--resume", "run", "--training.epochs", 21, *plugin, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = command("sample", "run", *plugin, "--n", 300, "--out", "samples.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    samples = np.load(tmp_path / "samples.npz")["images"]
+    assert set(np.unique(samples)) == {0, 1}
+    assert (samples == samples[:, :1]).mean() > 0.8  # the model has learnt that columns are constant
+    done = command("evaluate", "run", *plugin, "--n", 130, "--particles", 4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    protocol = json.loads((tmp_path / "run" / "evaluation.json").read_text())["protocol"]
+    assert protocol["data"] == "stripes" and protocol["likelihood"] == "uniformly dequantised"
+    assert (tmp_path / "run" / "gallery" / "report.html").exists()
