@@ -121,7 +121,8 @@ class RoundedMeans(Pixelwise):
         return True
 
     def sample(self, latents: Tensor, noise: Tensor) -> Tensor:
-        return (torch.special.ndtr(noise) < self.mean(latents)).to(latents.dtype)
+        white: Tensor = torch.special.ndtr(noise) < self.mean(latents)
+        return white.to(latents.dtype)
 
 
 @register("rounded")
