@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next operation, where the C library can be told so."""
+"""Freed memory is kept for the next operation, where the C library can be set so."""
 
 import os
 import platform
@@ -11,14 +11,14 @@ import pytest
 from ncode_gen.runtime.allocator import SWITCH
 
 # Pages that a process is given anew while it makes and drops maps of 8 MB. Whether glibc gives these back by itself
-# differs from process to process, by what lies above them; told to (M_MMAP_THRESHOLD), it always does.
+# differs from process to process, by what lies above them; set by M_MMAP_THRESHOLD, it always does.
 COUNT = """
 import ctypes, resource, torch
 from ncode_gen.runtime.allocator import keep_freed_memory
 tell = getattr(ctypes.CDLL(None), "mallopt", None)
 if tell is not None:
     tell(-3, 128 << 10)
-told = keep_freed_memory()
+printed = keep_freed_memory()
 def work():
     for _ in range(20):
         maps = torch.ones(2 << 20)
@@ -27,7 +27,7 @@ def work():
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()
-print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(printed, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 PAGES = 2 * 20 * (8 << 20) // 4096
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -38,14 +38,14 @@ def run(**environment: str) -> tuple[bool, int]:
     asked = subprocess.run(
         [sys.executable, "-c", COUNT], env=theirs | environment, capture_output=True, text=True, check=True
     )
-    told, pages = asked.stdout.split()
-    return told == "True", int(pages)
+    printed, pages = asked.stdout.split()
+    return printed == "True", int(pages)
 
 
 def test_memory_that_was_freed_is_used_again() -> None:
-    told, pages = run()
-    assert told == GLIBC
-    if told:
+    printed, pages = run()
+    assert printed == GLIBC
+    if printed:
         assert pages < PAGES / 20 and run(**{SWITCH: "0"})[1] > PAGES / 2
 
 

@@ -71,7 +71,7 @@ def folder_training(root):
     return ["--data.name", "folder", "--data.root", root]
 
 
-# Each case: the command, its arguments made from a scratch folder and a copy of a finished run, what is told.
+# Each case: the command, its arguments made from a scratch folder and a copy of a finished run, what is printed.
 CASES = {
     "unknown flag": ("train", lambda t, r: ["--training.epoch", 3], "--training.epochs"),
     "unknown choice": ("train", lambda t, r: ["--flow.loop", "opne"], "open"),
@@ -143,7 +143,7 @@ def test_a_mistake_ends_in_one_clear_sentence(
     trained: Path, tmp_path: Path, name: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In this process, for speed; an error that is no exit would fail the test with its traceback."""
-    kind, arguments, told = CASES[name]
+    kind, arguments, printed = CASES[name]
     run = shutil.copytree(trained, tmp_path / "run")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -155,7 +155,7 @@ def test_a_mistake_ends_in_one_clear_sentence(
         run_command(importlib.import_module(f"ncode_gen.{kind}").main)
     said = capsys.readouterr().err
     assert stopped.value.code == (1 if name in WRITE_FAILURES else 2), said
-    assert told in " ".join(said.replace("│", " ").split())
+    assert printed in " ".join(said.replace("│", " ").split())
     if said.startswith("error: "):
         assert len(said.strip().splitlines()) == 1
     else:

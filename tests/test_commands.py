@@ -73,13 +73,13 @@ def test_samples_in_half_precision_look_the_same(
     command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
 ) -> None:
     monkeypatch.setattr(ncode_gen.runtime.device, "computes_in_bf16", lambda device: has_bf16)
-    told = {}
+    printed = {}
     for precision in ("float32", "bf16"):
         asked = ("--n", 12, "--precision", precision, "--out", f"{precision}.npz")
-        told[precision] = command("sample", trained, *asked, cwd=tmp_path).stdout
-    whole, half = (np.load(tmp_path / f"{precision}.npz")["images"] for precision in told)
+        printed[precision] = command("sample", trained, *asked, cwd=tmp_path).stdout
+    whole, half = (np.load(tmp_path / f"{precision}.npz")["images"] for precision in printed)
     assert half.dtype == np.float32 and np.abs(half - whole).mean() < 1 / 255
-    assert np.array_equal(half, whole) is not has_bf16 and ("no native bf16" in told["bf16"]) is not has_bf16
+    assert np.array_equal(half, whole) is not has_bf16 and ("no native bf16" in printed["bf16"]) is not has_bf16
 
 
 @pytest.mark.parametrize("kind", ["pdf", "svg"])
@@ -170,7 +170,7 @@ def test_a_run_is_found_by_its_place_in_checkpoints(command: Command, tmp_path: 
     assert done.returncode == 0, done.stderr
 
 
-def test_the_shipped_runs_are_listed_from_anywhere(command: Command, tmp_path: Path) -> None:
+def test_the_published_runs_are_listed_from_anywhere(command: Command, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
     done = command("runs", "checkpoints", cwd=tmp_path)
     assert done.returncode == 0 and "digits-ncode-open" in done.stdout and "damaged" not in done.stdout

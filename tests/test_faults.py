@@ -125,7 +125,7 @@ class FullDisk:
         monkeypatch.setattr(os, "fsync", fsync)
 
 
-def test_a_full_disk_is_told_and_training_goes_on(
+def test_a_full_disk_is_reported_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disk, real = FullDisk(monkeypatch), JsonLines.append
@@ -136,8 +136,8 @@ def test_a_full_disk_is_told_and_training_goes_on(
 
     monkeypatch.setattr(JsonLines, "append", append)
     fit(recipe_of(epochs=3), tmp_path)
-    told = " ".join(capsys.readouterr().err.split())
-    assert "No space left on device" in told and "the state before it is kept, and training goes on" in told
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "No space left on device" in printed and "the state before it is kept, and training goes on" in printed
     assert load_state(tmp_path)["phases"]["model"]["progress"]["epoch"] == 3
 
 
@@ -197,8 +197,8 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path, kills: Any) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
-        told = process.stderr.read()
-        assert code in (0, -signal.SIGKILL), told
+        printed = process.stderr.read()
+        assert code in (0, -signal.SIGKILL), printed
         done += code != 0
         if number >= kills:
             break
@@ -254,9 +254,9 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path) -> None:
         while not metrics.exists() and time.monotonic() < until:
             time.sleep(0.1)
         process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=60)
         assert process.returncode == code
-        assert f"Go on with: python -m ncode_gen.train --resume {code}" in told and "Traceback" not in told
+        assert f"Go on with: python -m ncode_gen.train --resume {code}" in printed and "Traceback" not in printed
         done = load_state(tmp_path / str(code))["phases"]["model"]["progress"]["epoch"]
         again = [sys.executable, "-m", "ncode_gen.train", "--resume", str(code), "--training.epochs", str(done + 1)]
         finished = subprocess.run([*again, "--quiet"], cwd=tmp_path, capture_output=True, text=True, check=False)

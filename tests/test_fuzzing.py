@@ -111,7 +111,7 @@ def spoil(folder, pair, dice):
     return name, kind
 
 
-def test_a_spoiled_run_folder_is_told_or_changes_nothing(
+def test_a_spoiled_run_folder_is_reported_or_changes_nothing(
     pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, _ = used(shutil.copytree(pair / "a", tmp_path / "whole"))
@@ -128,11 +128,16 @@ def test_a_spoiled_run_folder_is_told_or_changes_nothing(
             refused += 1
             assert str(folder) in str(error) and "\n" not in str(error), (seed, name, kind, str(error))
         else:
-            told = " ".join(" ".join([*notices, capsys.readouterr().err]).split())
+            printed = " ".join(" ".join([*notices, capsys.readouterr().err]).split())
             same = found == whole
             # What is lost without a word is what a folder need not hold; the rest of it is used as it was.
             lost = kind == "remove" and name in ("metrics.jsonl", "evaluation.json", "state/training.pt")
-            assert same or lost or name.rpartition("/")[2] in told or "going on with" in told, (seed, name, kind, told)
+            assert same or lost or name.rpartition("/")[2] in printed or "going on with" in printed, (
+                seed,
+                name,
+                kind,
+                printed,
+            )
         shutil.rmtree(folder)
     assert refused > TRIES / 5
 

@@ -128,8 +128,8 @@ def _junk(path):
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_what_holds_no_images_is_refused_by_name(tmp_path: Path, name: Any) -> None:
-    write, told = MISTAKES[name]
-    with pytest.raises(UserError, match=told):
+    write, printed = MISTAKES[name]
+    with pytest.raises(UserError, match=printed):
         read_images(write(tmp_path))
 
 
@@ -145,8 +145,8 @@ def test_images_of_any_generator_are_scored(
     assert scores["fid"]["value"] == pytest.approx(0, abs=1e-6) and scores["coverage"]["value"] == 1
     assert protocol["n"] == protocol["images_held"] == protocol["test_images"] == len(test)
     assert protocol["images_digest"] == images_digest(cast(TensorImages, test))
-    told = capsys.readouterr().out
-    assert f"FID[digits-classifier, n={len(test)}, test]" in told and "own-evaluation.json" in told
+    printed = capsys.readouterr().out
+    assert f"FID[digits-classifier, n={len(test)}, test]" in printed and "own-evaluation.json" in printed
     arguments = ["--data.name", "digits", "--n", "100", "--limit", "150", "--quiet", "--device", "cpu", "--out"]
     main(["own.npz", *arguments, "a.json", "--seed", "1"])
     main(["own.npz", *arguments, "b.json", "--seed", "2"])

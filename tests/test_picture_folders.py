@@ -148,8 +148,8 @@ def test_what_the_program_made_is_no_data(folder_run: Any, tmp_path: Path, comma
     assert done.returncode == 0
     found = find_pictures(place / "pictures", 1)
     assert len(found.paths) == 40
-    told = " ".join(found.notes(place / "pictures"))
-    assert "2 folders that this program made" in told and "3 pictures that this program drew" in told
+    printed = " ".join(found.notes(place / "pictures"))
+    assert "2 folders that this program made" in printed and "3 pictures that this program drew" in printed
     made = place / "pictures" / "made"
     assert len(find_pictures(made, 1, samples=True).paths) == 3  # a draw itself can be scored
     assert len(find_pictures(made, 1).paths) == 3  # and learnt from, where nothing else is there
@@ -184,9 +184,9 @@ def test_links_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
     assert names(found, root) == [
         *("a/deep.png", "linked/000.png", "linked/001.png", "linked/002.png", "own/000.png", "own/001.png"),
     ]
-    told = " ".join(found.notes(root))
-    assert "3 folders that are there already" in told and "2 links to nothing" in told
-    assert "2 links to pictures that are there already" in told
+    printed = " ".join(found.notes(root))
+    assert "3 folders that are there already" in printed and "2 links to nothing" in printed
+    assert "2 links to pictures that are there already" in printed
     splits = load_data(recipe_of(root))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 6
 
@@ -241,7 +241,7 @@ def test_the_customary_names_of_splits_are_understood(tmp_path: Path, folders: A
         assert "those of val are used as such" in splits.notes[0]
 
 
-def test_half_a_split_and_two_of_one_kind_are_told(tmp_path: Path) -> None:
+def test_half_a_split_and_two_of_one_kind_are_reported(tmp_path: Path) -> None:
     fill(tmp_path / "train", 6)
     splits = load_data(recipe_of(tmp_path))
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 6
@@ -253,7 +253,7 @@ def test_half_a_split_and_two_of_one_kind_are_told(tmp_path: Path) -> None:
     assert split_folders(tmp_path / "test") == ({}, [])
 
 
-def test_a_folder_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_opened_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, 4)
     fill(tmp_path / "locked", 2)
     real = os.scandir

@@ -1,4 +1,4 @@
-"""Depth of pixels: one rule for a set, told once, and a key to set it."""
+"""Depth of pixels: one rule for a set, printed once, and a key to set it."""
 
 from pathlib import Path
 
@@ -50,10 +50,10 @@ def test_the_usual_depths_in_16_bits_are_as_bright_as_in_8(tmp_path: Path, bits:
 
 def test_two_scans_keep_their_relation(tmp_path: Path) -> None:
     paths = [deep(tmp_path / f"{top}.png", np.full((8, 8), top, np.uint16)) for top in (250, 260)]
-    pixels, told = set_range(paths)
+    pixels, printed = set_range(paths)
     dark, bright = (int(read_picture(path, 8, grey=True, pixels=pixels).max()) for path in paths)
     assert 0 <= bright - dark <= 4 and dark > 50
-    assert len(told) == 1 and "2 of 2 pictures have more than 8 bits" in told[0] and "250 to 260" in told[0]
+    assert len(printed) == 1 and "2 of 2 pictures have more than 8 bits" in printed[0] and "250 to 260" in printed[0]
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_floating_point_pictures_keep_their_grey(
 ) -> None:
     values = (low + RAMP * (high - low)).astype(np.float32)
     path = deep(tmp_path / "a.tif", values)
-    pixels, told = set_range([path])
+    pixels, printed = set_range([path])
     assert pixels.black == black and pixels.white == pytest.approx(white)
     expected = np.clip(np.round(255 * (values.astype(np.float64) - black) / (white - black)), 0, 255)
     found = read_picture(path, 8, grey=True, pixels=pixels)[0]
     assert (found.int() - torch.from_numpy(expected).int()).abs().max() <= 1
-    assert ("values outside are clipped" in told[0]) == (high > white * 1.0001 or low < black)
+    assert ("values outside are clipped" in printed[0]) == (high > white * 1.0001 or low < black)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -114,9 +114,9 @@ def test_a_run_keeps_the_range_that_it_learnt_with(tmp_path: Path) -> None:
 def test_pictures_of_8_bits_are_left_alone(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8, 3), 20, np.uint8)).save(tmp_path / "a.png")
     deep(tmp_path / "b.png", np.full((8, 8), 4000, np.uint16))
-    pixels, told = set_range([tmp_path / "a.png", tmp_path / "b.png"])
+    pixels, printed = set_range([tmp_path / "a.png", tmp_path / "b.png"])
     assert read_picture(tmp_path / "a.png", 8, pixels=pixels).unique().tolist() == [20]
-    assert "1 of 2 pictures" in told[0]
+    assert "1 of 2 pictures" in printed[0]
     assert set_range([tmp_path / "a.png"]) == (None, [])
 
 

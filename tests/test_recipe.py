@@ -32,7 +32,7 @@ def test_every_model_of_the_study_of_generation_has_its_recipe(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_shipped_model_loads_and_opens_with_what_it_is(path: Any) -> None:
+def test_a_published_model_loads_and_opens_with_what_it_is(path: Any) -> None:
     recipe = Recipe.load(path)
     assert recipe.name == f"{path.parent.name}-{path.stem}"
     assert recipe.data.name == path.parent.name

@@ -72,7 +72,7 @@ def test_what_a_run_folder_says_cannot_write_into_the_page(copied: Any) -> None:
     assert "script" not in page.tags and page.tags.count("img") == 7
 
 
-def test_charts_leave_out_what_cannot_be_drawn() -> None:
+def test_charts_leave_out_what_cannot_be_made() -> None:
     assert line_chart("a", {"x": [(0, float("nan"))]}, "epoch") is None
     (one,) = line_chart("a", {"x": [(1.0, 5.0)]}, "epoch")["lines"]
     assert one["points"] == [(58.0, 99.0, "x: 5 at epoch 1")]
@@ -84,8 +84,8 @@ def listed(capsys: pytest.CaptureFixture[str], *names):
     try:
         main([*map(str, names)])
     finally:
-        told = capsys.readouterr().out
-    return told
+        printed = capsys.readouterr().out
+    return printed
 
 
 def test_runs_are_listed_with_their_state(copied: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,9 +93,9 @@ def test_runs_are_listed_with_their_state(copied: Any, capsys: pytest.CaptureFix
     other = copied.parent / "again" / "other"
     assert list(find_runs(str(copied.parent))) == [other, copied]
     (other / "weights.safetensors").unlink()
-    told = listed(capsys, copied.parent)
-    assert re.search(r"/run +finished +2/2 .*report\.html", told)
-    assert re.search(r"/other +stopped +2/2", told)
+    printed = listed(capsys, copied.parent)
+    assert re.search(r"/run +finished +2/2 .*report\.html", printed)
+    assert re.search(r"/other +stopped +2/2", printed)
     with locked(copied):
         assert read_run(copied).progress == "training"
     assert read_run(copied).progress == "finished"
@@ -104,15 +104,15 @@ def test_runs_are_listed_with_their_state(copied: Any, capsys: pytest.CaptureFix
 def test_scores_of_other_weights_are_not_shown(copied: Any, capsys: pytest.CaptureFixture[str]) -> None:
     score = {"value": 1.5, "low": 1.0, "high": 2.0}
     write_record(copied / "evaluation.json", {"protocol": {"weights_digest": "0" * 16}, "scores": {"fid": score}})
-    told = listed(capsys, copied)
-    assert "scores other weights" in " ".join(told.split()) and "1.50" not in told
+    printed = listed(capsys, copied)
+    assert "scores other weights" in " ".join(printed.split()) and "1.50" not in printed
 
 
 def test_runs_side_by_side_show_what_differs_and_what_cannot_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    told = listed(capsys, "mnist-ncode-open", "mnist-ncode-open-flow", "digits-ncode-open", "--compare")
-    assert re.search(r"flow\.steps +4 +6 +4", told)
-    assert re.search(r"nll_nats +82\.49 ± 0\.4 ", told)
-    assert "not comparable: data is mnist" in " ".join(told.split()) and "training.batch" in told
+    printed = listed(capsys, "mnist-ncode-open", "mnist-ncode-open-flow", "digits-ncode-open", "--compare")
+    assert re.search(r"flow\.steps +4 +6 +4", printed)
+    assert re.search(r"nll_nats +82\.49 ± 0\.4 ", printed)
+    assert "not comparable: data is mnist" in " ".join(printed.split()) and "training.batch" in printed
 
 
 def test_a_folder_without_runs_is_named(
@@ -124,11 +124,11 @@ def test_a_folder_without_runs_is_named(
     assert stopped.value.code == 2 and f"there are no runs in {tmp_path}" in capsys.readouterr().err
 
 
-def test_a_name_without_a_run_is_told_after_the_others(
+def test_a_name_without_a_run_is_reported_after_the_others(
     copied: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["runs", "nowhere", str(copied.parent)])
     with pytest.raises(SystemExit) as stopped:
         run_command(main)
-    told = capsys.readouterr()
-    assert stopped.value.code == 2 and "there is no run folder nowhere" in told.err and copied.name in told.out
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and "there is no run folder nowhere" in printed.err and copied.name in printed.out

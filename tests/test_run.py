@@ -217,7 +217,7 @@ def test_a_run_of_the_hub_is_loaded_from_its_cache_without_a_network(
         ncode_gen.load("someone/tiny")
 
 
-def test_what_the_hub_does_not_hold_is_told(cached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_does_not_hold_is_reported(cached: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nor could it be fetched from the Hugging Face Hub"):
         ncode_gen.load("someone/other")

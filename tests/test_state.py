@@ -47,7 +47,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[:70] + bytes([b[70] ^ 1]) + b[71:], lambda b: b""])
-def test_a_damaged_state_is_told_and_the_one_before_is_used(tmp_path: Path, spoil: Any) -> None:
+def test_a_damaged_state_is_reported_and_the_one_before_is_used(tmp_path: Path, spoil: Any) -> None:
     for step in (1, 2):
         save_state(tmp_path, {"step": step})
     path = tmp_path / STATE

@@ -169,25 +169,25 @@ def test_recipes_say_what_the_studies_measured_of_them(monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     import publish
 
-    told = {}
-    monkeypatch.setattr(publish, "_replace", told.setdefault)
+    printed = {}
+    monkeypatch.setattr(publish, "_replace", printed.setdefault)
     for data in ("mnist", "fashion-mnist"):
         publish.write_studied_headers(ROOT / "eval" / "results" / "generation" / data)
-    assert ROOT / "models" / "mnist" / "conv-decoder.toml" in told
-    assert all(line in path.read_text().splitlines() for path, line in told.items())
+    assert ROOT / "models" / "mnist" / "conv-decoder.toml" in printed
+    assert all(line in path.read_text().splitlines() for path, line in printed.items())
 
 
 @pytest.mark.parametrize(
     "folder", sorted((ROOT / "checkpoints").glob("*/recipe.toml")), ids=lambda path: path.parent.name
 )
-def test_a_shipped_model_is_whole(folder: Any) -> None:
+def test_a_published_model_is_whole(folder: Any) -> None:
     record = read_run(folder.parent)
     assert record.notices == () and record.progress == "finished" and record.scores
     names = {"mnist-classifier", "fashion-classifier", "digits-classifier"}
     assert record.protocol["features"]["name"] in names and not record.protocol["warnings"]
 
 
-def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(
+def test_a_published_evaluation_names_the_published_folder_and_keeps_its_checksum(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
@@ -202,11 +202,11 @@ def test_a_shipped_evaluation_names_the_shipped_folder_and_keeps_its_checksum(
     record_evaluation(tmp_path / "evaluation.json", tmp_path / "digits-ncode-open")
     published = read_record(tmp_path / "digits-ncode-open" / "evaluation.json")
     assert published["scores"] == result["scores"] and command not in str(published)
-    told = published["protocol"]["environment"]["command"]
-    assert "checkpoints/digits-ncode-open --n 10000" in told and told.endswith("--features inception --no-refine")
+    printed = published["protocol"]["environment"]["command"]
+    assert "checkpoints/digits-ncode-open --n 10000" in printed and printed.endswith("--features inception --no-refine")
 
 
-def test_a_shipped_model_is_scored_again_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_published_model_is_scored_again_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "eval"))
     import export
 
@@ -255,8 +255,8 @@ def test_the_pages_of_results_are_those_of_the_cells(generation_table: Any, monk
 
     results = ROOT / "eval" / "results"
     for folder in (results / "generation").iterdir():
-        told = (results / f"generation-{folder.name}.md").read_text(encoding="utf-8")
-        assert told == generation_table.table(folder.name, folder), (
+        printed = (results / f"generation-{folder.name}.md").read_text(encoding="utf-8")
+        assert printed == generation_table.table(folder.name, folder), (
             f"run python eval/generation.py {folder.name} --table"
         )
     assert (results / "README.md").read_text(encoding="utf-8") == page(results), "run python eval/publish.py"

@@ -127,12 +127,12 @@ def test_tensorboard_may_raise_anything(
 
     monkeypatch.setattr(progress, "Curves", broken)
     fit(recipe_of(epochs=1), tmp_path)
-    told = " ".join(capsys.readouterr().err.split())
-    assert str(error) in told and "training goes on without curves" in told
+    printed = " ".join(capsys.readouterr().err.split())
+    assert str(error) in printed and "training goes on without curves" in printed
     assert (tmp_path / "weights.safetensors").exists()
 
 
-def test_a_gallery_that_cannot_be_drawn_does_not_lose_the_training(
+def test_a_gallery_that_cannot_be_made_does_not_lose_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     from ncode_gen import figures
@@ -270,7 +270,7 @@ def small(folder, *more):
 SCORED = ("evaluate", "r", "--n", 20, "--particles", 2, "--features", "digits-classifier")
 
 
-def test_too_few_pictures_for_the_prior_are_told_before_the_first_step(tmp_path: Path, command: Command) -> None:
+def test_too_few_pictures_for_the_prior_are_reported_before_the_first_step(tmp_path: Path, command: Command) -> None:
     grey(tmp_path / "p", 8)
     for kind in ("mixture", "flow"):
         done = command(*small("p", "--prior.kind", kind, "--prior.components", 10), cwd=tmp_path)
@@ -293,12 +293,12 @@ def test_what_is_undefined_is_left_out_with_its_reason(tmp_path: Path, command: 
     done = command(*SCORED, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "r" / "evaluation.json").read_text())
-    told = " ".join(found["protocol"]["warnings"])
+    printed = " ".join(found["protocol"]["warnings"])
     assert {"mse", "nll_nats", "precision"} <= found["scores"].keys()
     if kind in ("one test picture", "four"):
-        assert "fid" not in found["scores"] and "fid, kid: undefined for one image" in told
+        assert "fid" not in found["scores"] and "fid, kid: undefined for one image" in printed
     if kind == "identical":
-        assert "interpolation" not in found["scores"] and "interpolation: undefined for these images" in told
+        assert "interpolation" not in found["scores"] and "interpolation: undefined for these images" in printed
         assert "interpolation: undefined" in " ".join(done.stdout.split())
 
 
@@ -493,9 +493,9 @@ def test_a_signal_that_warns_saves_and_says_how_to_go_on(tmp_path: Path) -> None
     while time.monotonic() < until and process.poll() is None and not metrics.exists():
         time.sleep(0.1)
     process.send_signal(signal.SIGUSR1)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGUSR1, told
-    assert "Go on with: python -m ncode_gen.train --resume r" in told and "Traceback" not in told
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, printed
+    assert "Go on with: python -m ncode_gen.train --resume r" in printed and "Traceback" not in printed
     assert load_state(tmp_path / "r")["phases"]["model"]["progress"]["epoch"] > 0
 
 

@@ -102,7 +102,9 @@ def test_the_penalties_are_those_of_a_field_that_is_known() -> None:
 @pytest.mark.parametrize("kernel", [None, 3])
 @pytest.mark.parametrize("control", ["all", "last", "low-rank", "film"])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_any_loop_runs_on_any_field_and_any_rung_and_learns(loop: Any, control: str, kernel: int | None) -> None:
+def test_any_loop_runs_on_any_field_and_any_parameterisation_and_learns(
+    loop: Any, control: str, kernel: int | None
+) -> None:
     torch.manual_seed(0)
     hidden = (4,)
     flow = NCODE(2, hidden, **{**LOOPS[loop], "control": control}, kernel=kernel, condition=5, steps=2)

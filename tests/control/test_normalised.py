@@ -59,7 +59,7 @@ def test_a_flow_starts_as_the_identity_and_has_an_exact_divergence() -> None:
         torch.testing.assert_close(divergence[i, 0], jacobian.trace())
 
 
-@pytest.mark.parametrize("sizes, told", [((0, 4), "channels and hidden"), ((2, 0), "hidden"), ((2, 2, 4), "odd")])
-def test_impossible_sizes_are_refused(sizes: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize("sizes, printed", [((0, 4), "channels and hidden"), ((2, 0), "hidden"), ((2, 2, 4), "odd")])
+def test_impossible_sizes_are_refused(sizes: Any, printed: str) -> None:
+    with pytest.raises(ValueError, match=printed):
         NormalisedField(*sizes)

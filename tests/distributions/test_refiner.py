@@ -127,7 +127,7 @@ def test_in_half_precision_layers_round_and_states_do_not() -> None:
     assert all(torch.equal(again, exact) for again, exact in zip(drawn(), whole, strict=True))
 
 
-def test_a_step_looks_ahead_as_far_as_it_is_told() -> None:
+def test_a_step_looks_ahead_as_far_as_it_is_reported() -> None:
     means, latents, noise = torch.rand(2, 1, 8, 8), torch.randn(2, 3), torch.randn(2, 1, 8, 8)
     refiner = random_refiner(steps=1, alpha=0.3)
     condition = torch.cat([latents, means.flatten(1)], 1)

@@ -49,7 +49,7 @@ def test_every_model_with_a_flow_has_all_pictures(tmp_path: Path, recipe: Any) -
     ],
     ids=["ncode decoder", "anode", "iaf", "flow prior"],
 )
-def test_every_kind_of_model_can_be_drawn(tmp_path: Path, recipe: Any) -> None:
+def test_every_kind_of_model_has_figures(tmp_path: Path, recipe: Any) -> None:
     recipe.check()
     model = build_model(recipe, (1, 8, 8)).eval().requires_grad_(False)
     names = {file.stem for file in draw_gallery(model, images(), tmp_path, title="test")}

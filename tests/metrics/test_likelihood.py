@@ -21,7 +21,7 @@ def model_of(flow, scale=0.4):
 
 
 def test_a_coarse_solver_is_found_out() -> None:
-    """A strong flow solved by one Euler step scores otherwise than the flow itself, and both values are told."""
+    """A strong flow solved by one Euler step scores otherwise than the flow itself, and both values are printed."""
     model = model_of(section("flow", method="euler", steps=1, hidden=16))
     scores = score_likelihood(model, IMAGES, 8, quiet=True)
     assert scores.moved < 0.05

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_shipped_classifier_sees_images_of_any_size_and_colour(name: Any) -> None:
+def test_a_published_classifier_sees_images_of_any_size_and_colour(name: Any) -> None:
     network = load_features(name, None, CPU)
     features = network.of([torch.rand(3, 1, 28, 28), torch.rand(2, 3, 8, 8)])
     assert features.shape == (5, 64) and len(network.digest) == 16

@@ -282,7 +282,7 @@ def test_an_error_of_the_derivative_is_not_taken_for_the_solvers() -> None:
 
 
 @pytest.mark.parametrize("method", ["torchdiffeq:dopri5", "torchdiffeq:bosh3", "torchdiffeq:scipy_solver"])
-def test_where_torchdiffeq_gives_up_the_samples_are_lost_and_told(method: str) -> None:
+def test_where_torchdiffeq_gives_up_the_samples_are_lost_and_reported(method: str) -> None:
     blowing_up = solve(
         lambda t, s: (s[0] ** 2,), (torch.ones(3),), [0.0, 0.5, 2.0], SolveOptions(method=method, max_steps=200)
     )
@@ -294,7 +294,7 @@ SHIPPED = sorted(path.parent.name for path in (ROOT / "checkpoints").glob("*/rec
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_models_are_pickled_copied_and_converted(name: Any) -> None:
+def test_published_models_are_pickled_copied_and_converted(name: Any) -> None:
     model = ncode_gen.load(Path("checkpoints") / name)
     images = model.sample(2, torch.Generator().manual_seed(0))
     file = io.BytesIO()

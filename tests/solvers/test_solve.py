@@ -66,7 +66,7 @@ def test_random_grids_rise_and_keep_their_ends() -> None:
         assert grid[0] == 0 and grid[-1] == 1 and bool((grid.diff() > 0).all())
 
 
-def test_a_lost_sample_is_told_and_does_not_touch_the_others() -> None:
+def test_a_lost_sample_is_reported_and_does_not_touch_the_others() -> None:
     start = torch.tensor([1.0, float("nan")])
     solution = solve(decay, (start,), torch.tensor([0.0, 1.0]))
     assert solution.status == "incomplete: of 2 samples, 1 left the finite numbers"

@@ -80,7 +80,7 @@ def test_a_fitted_flow_follows_the_latents(fitted: Any) -> None:
 
 
 @torch.no_grad()
-def test_many_latents_are_drawn_as_in_one_solve() -> None:
+def test_many_latents_are_sampled_as_in_one_solve() -> None:
     """Those of the base follow from a seed, and the map takes them one by one as it takes all."""
     prior, n = stirred(), 2345
     drawn = prior.sample(n, torch.Generator().manual_seed(0))
