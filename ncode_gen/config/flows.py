@@ -79,13 +79,14 @@ class FlowSection(Section):
     """The flow that moves the posterior's samples; `build` takes d and the number of features.
 
     Attributes:
-        has_density: whether its map has a density.
+        loop: the kind.
+        is_flow: whether there is a flow.
     """
 
     section: ClassVar[str] = "flow"
     tag: ClassVar[str] = "loop"
     loop: ClassVar[str]
-    moves: ClassVar[bool] = True
+    is_flow: ClassVar[bool] = True
     target: ClassVar[str] = "control.ncode:flow_of"
 
     def no_density(self) -> str | None:
@@ -97,7 +98,7 @@ class FlowSection(Section):
 class NoFlowSection(FlowSection):
     """No flow: the plain VAE or autoencoder."""
 
-    moves: ClassVar[bool] = False
+    is_flow: ClassVar[bool] = False
 
     def build(self, *context: object) -> None:
         """Return None."""

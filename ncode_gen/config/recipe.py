@@ -206,7 +206,7 @@ class Recipe:
                 f"{named} has no use for; leave posterior.kind out for the default",
             ),
             (
-                flow.moves and not posterior.takes_flow,
+                flow.is_flow and not posterior.takes_flow,
                 f'posterior.kind = "{posterior.kind}" takes no flow; set flow.loop = "none"',
             ),
             (
@@ -219,7 +219,7 @@ class Recipe:
                 f'flow.log_det_by = "steps" has an effect only with objective.kind = "elbo", got "{objective.kind}"',
             ),
             (
-                not flow.moves and getattr(objective, "kinetic", 0.0) > 0,
+                not flow.is_flow and getattr(objective, "kinetic", 0.0) > 0,
                 'objective.kinetic has an effect only with a flow, got flow.loop = "none"',
             ),
             (
