@@ -1,7 +1,9 @@
 """A state of training: kept, checked, and gone on from exactly."""
 
+import errno
 import random
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 
 from ncode_gen.config import section
 from ncode_gen.errors import UserError
-from ncode_gen.runfolder.state import PREVIOUS, STATE, load_state, locked, save_state
+from ncode_gen.runfolder.state import PREVIOUS, STATE, is_locked, load_state, locked, save_state
 from ncode_gen.runtime.seeding import random_states, restore_random_states
 from ncode_gen.runtime.signals import Interrupted
 from ncode_gen.training import loop as trainer
@@ -96,6 +98,23 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
         left.write_text("half")
     with locked(tmp_path):
         assert not left.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_without_locks_does_not_stop_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    import fcntl
+
+    def unsupported(file: int, operation: int) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    for _ in range(2):
+        with locked(tmp_path):
+            assert (tmp_path / "state").is_dir()
+    assert not is_locked(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,16 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / STATE.parent / "lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path).acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another process is training in {folder}; wait for it, or name another --out") from None
+        path.open("a").close()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another place with --out", code=1) from None
+    lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    try:
+        lock = FileLock(path, fallback_to_soft=False).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process is training in {folder}; wait for it, or name another --out") from None
+    except (OSError, NotImplementedError):
+        pass  # a network file system without locks
     with lock:
         remove_partial_files(folder)
         yield
@@ -110,9 +115,9 @@ def is_locked(folder: Path) -> bool:
     """Return whether a process trains in a run folder; nothing is written for the question."""
     path = folder / STATE.parent / "lock"
     try:
-        with FileLock(path).acquire(timeout=0) if path.exists() else contextlib.nullcontext():
+        with FileLock(path, fallback_to_soft=False).acquire(timeout=0) if path.exists() else contextlib.nullcontext():
             return False
     except Timeout:
         return True
-    except OSError:
+    except (OSError, NotImplementedError):
         return False
