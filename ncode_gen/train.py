@@ -28,7 +28,7 @@ class Options:
     out: Path | None = None
     """Run folder; runs/NAME if not given."""
     resume: Path | None = None
-    """Run folder whose training goes on; one that does not exist yet begins, so that one command serves a job that is
+    """Run folder whose training continues; one that does not exist yet begins, so that one command serves a job that is
     queued again. A model file beside it says what begins."""
     plugin: str = ""
     """Module, or Python file, with components of your own; may be given several times."""
@@ -59,8 +59,8 @@ def main(argv: list[str]) -> None:
         base = Recipe.load(options.resume / RECIPE, stored=True)
     elif options.resume is not None and not _may_begin(options.resume, source):
         raise UserError(
-            f"{options.resume} is no run folder: it holds no recipe.toml, so there is nothing to resume; name a model "
-            "file too to begin there"
+            f"{options.resume} is not a run folder: it holds no recipe.toml, so there is nothing to resume; name a "
+            "model file too to begin there"
         )
     elif source is not None:
         base = Recipe.load(_located(source))
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
             _check_model(said, recipe, options.model, options.resume)
     folder = options.resume or options.out or Path("runs") / recipe.name
     if str(folder).encode(errors="ignore").decode() != str(folder):
-        raise UserError(f"{folder} is no name in UTF-8, as weights need; name another folder with --out")
+        raise UserError(f"{folder} is not a UTF-8 name, which weights need; name another folder with --out")
     _train(options, recipe, folder)
 
 
@@ -87,7 +87,7 @@ def _train(options: Options, recipe: Recipe, folder: Path) -> None:
 
     if options.resume is None and ((folder / WEIGHTS).exists() or has_state(folder)):
         raise UserError(
-            f"{folder} already holds a run; name another folder with --out, remove it, or go on training with "
+            f"{folder} already holds a run; name another folder with --out, remove it, or continue training with "
             f"--resume {folder}"
         )
     workers, device = join_workers(options.device, sharded=options.strategy == "fsdp")
@@ -99,7 +99,9 @@ def _train(options: Options, recipe: Recipe, folder: Path) -> None:
     try:
         model = train(recipe, splits, folder, device=device, resume=resume, quiet=options.quiet, workers=workers)
     except Interrupted as stopped:
-        raise Interrupted(stopped.number, f"stopped. Go on with: python -m ncode_gen.train --resume {folder}") from None
+        raise Interrupted(
+            stopped.number, f"stopped. Continue with: python -m ncode_gen.train --resume {folder}"
+        ) from None
     if not workers.is_main:
         return
     from .report import write_report
@@ -161,7 +163,7 @@ def _check_split(before: DataSection, now: DataSection, folder: Path) -> None:
         if was != wish:
             raise UserError(
                 f"data.{key} of {folder} is {was} and decides which images are held out, so it cannot become {wish}; "
-                "leave it out, or train anew"
+                "leave it out, or train from scratch"
             )
 
 

@@ -78,7 +78,7 @@ CASES = {
     "wrong type": ("train", lambda t, r: ["--training.epochs", "many"], "many"),
     "unknown key": ("train", lambda t, r: [text(t / "m.toml", "[flow]\nlop = 1")], "did you mean flow.loop"),
     "wrong type in a file": ("train", lambda t, r: [text(t / "m.toml", "seed = 1.5")], "seed must be a whole number"),
-    "no TOML": ("train", lambda t, r: [text(t / "m.toml", "= 1")], "no valid TOML"),
+    "no TOML": ("train", lambda t, r: [text(t / "m.toml", "= 1")], "not valid TOML"),
     "misspelt model file": ("train", lambda t, r: ["models/mnist/ncode-opn.toml"], "mean models/mnist/ncode-open.toml"),
     "missing model file": ("train", lambda t, r: [t / "none.toml"], "no model file"),
     "a folder as model file": ("train", lambda t, r: [t], "cannot read"),
@@ -89,14 +89,14 @@ CASES = {
     "missing data": ("train", lambda t, r: ["--data.name", "cifar10", "--data.root", t / "x"], "cifar-10-batches-py"),
     "missing folder": ("train", lambda t, r: folder_training(t / "none"), "there is no folder"),
     "empty folder": ("train", lambda t, r: folder_training(t), "holds 0 pictures"),
-    "no image": ("train", lambda t, r: folder_training(pictures(t / "p", broken=b"text")), "3.png is no readable"),
+    "no image": ("train", lambda t, r: folder_training(pictures(t / "p", broken=b"text")), "3.png is not a readable"),
     "cut image": ("train", lambda t, r: folder_training(pictures(t / "p", broken=b"\x89PNG\r\n\x1a\n")), "3.png"),
     "a NaN in the data": ("train", lambda t, r: folder_training(pictures(t / "p", lost=True)), "9.tif holds a pixel"),
     "unknown device": ("train", lambda t, r: ["--device", "abacus"], "--device abacus"),
     "no CUDA": ("train", lambda t, r: ["--device", "cuda:9"], "--device cuda:9"),
     "existing run": ("train", lambda t, r: ["--out", r], "already holds a run"),
-    "resume of nothing": ("train", lambda t, r: ["--resume", t / "none"], "is no run folder"),
-    "resume of something else": ("train", lambda t, r: ["--resume", pictures(t / "p")], "is no run folder"),
+    "resume of nothing": ("train", lambda t, r: ["--resume", t / "none"], "is not a run folder"),
+    "resume of something else": ("train", lambda t, r: ["--resume", pictures(t / "p")], "is not a run folder"),
     "resume of spoiled states": ("train", lambda t, r: ["--resume", spoiled_states(r)], "is damaged"),
     "resume of another model": ("train", lambda t, r: ["--resume", r, "--latent.dim", 9], "another model"),
     "resume and another model file": (
@@ -107,13 +107,13 @@ CASES = {
     "no argument": ("sample", lambda t, r: [], "run"),
     "truncated weights": ("sample", lambda t, r: [cut(r)], "weights.safetensors is damaged"),
     "weights of another model": ("sample", lambda t, r: [other(r)], "belongs to another model"),
-    "no weights": ("sample", lambda t, r: [without(r, "weights.safetensors")], "no finished run"),
-    "no recipe": ("sample", lambda t, r: [without(r, "recipe.toml")], "no finished run"),
+    "no weights": ("sample", lambda t, r: [without(r, "weights.safetensors")], "not a finished run"),
+    "no recipe": ("sample", lambda t, r: [without(r, "recipe.toml")], "not a finished run"),
     "no samples": ("sample", lambda t, r: [r, "--n", 0], "--n must be at least 1"),
     "unknown ending": ("sample", lambda t, r: [r, "--out", "a.mp3"], "must end with .png, .npz or /"),
     "output below a file": ("sample", lambda t, r: [r, "--out", text(t / "f", "x") / "a.png"], "cannot write"),
     "unknown format": ("gallery", lambda t, r: [r, "--format", "bmp"], "bmp"),
-    "gallery without a run": ("gallery", lambda t, r: [t], "no finished run"),
+    "gallery without a run": ("gallery", lambda t, r: [t], "not a finished run"),
     "unknown features": ("evaluate", lambda t, r: [r, "--features", "vgg"], "--features: features.kind must be one of"),
     "missing weights file": ("evaluate", lambda t, r: [r, "--features_path", t / "no.pt"], "there is no file"),
     "spoiled features": (
@@ -209,7 +209,7 @@ def test_no_room_on_the_disk_leaves_what_was_there(trained: Path, tmp_path: Path
         text=True,
         check=False,
     )
-    # A state that cannot be written costs nothing that is done: training goes on to its weights.
+    # A state that cannot be written costs nothing that is done: training continues to its weights.
     assert done.returncode == (0 if name == "training.pt" else 1), done.stderr
     assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
     assert fingerprint(run) == before

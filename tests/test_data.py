@@ -101,7 +101,7 @@ def test_a_broken_picture_is_named_when_streamed_too(pictures: Any, monkeypatch:
     recipe = section("data", name="folder", root=str(pictures), size=16)
     for name in ("a.png", "palette.gif", "deep/alpha.png"):
         (pictures / name).write_bytes(b"broken")
-    with pytest.raises(UserError, match="no readable picture"):
+    with pytest.raises(UserError, match="not a readable picture"):
         splits = load_data(recipe)
         for part in (splits.train, splits.validation, splits.test):
             list(part.batches(4))

@@ -137,7 +137,7 @@ def test_a_full_disk_is_reported_and_training_goes_on(
     monkeypatch.setattr(JsonLines, "append", append)
     fit(recipe_of(epochs=3), tmp_path)
     printed = " ".join(capsys.readouterr().err.split())
-    assert "No space left on device" in printed and "the state before it is kept, and training goes on" in printed
+    assert "No space left on device" in printed and "the state before it is kept; training continues" in printed
     assert load_state(tmp_path)["phases"]["model"]["progress"]["epoch"] == 3
 
 
@@ -218,7 +218,7 @@ def results_of(folder):
 
 @pytest.mark.parametrize("refiner", [section("observation"), section("observation", kind="refined", width=8, epochs=2)])
 def test_a_signal_in_any_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refiner: Any) -> None:
-    """The last step of an epoch too: the state is saved before the epoch's end, which comes when training goes on."""
+    """The last step of an epoch too: the state is saved before the epoch's end, which comes when training continues."""
     recipe = recipe_of(epochs=2, observation=refiner)
     whole = fit(recipe, tmp_path / "whole").state_dict()
     rows = results_of(tmp_path / "whole")
@@ -256,7 +256,7 @@ def test_signals_save_and_say_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(number)
         _, printed = process.communicate(timeout=60)
         assert process.returncode == code
-        assert f"Go on with: python -m ncode_gen.train --resume {code}" in printed and "Traceback" not in printed
+        assert f"Continue with: python -m ncode_gen.train --resume {code}" in printed and "Traceback" not in printed
         done = load_state(tmp_path / str(code))["phases"]["model"]["progress"]["epoch"]
         again = [sys.executable, "-m", "ncode_gen.train", "--resume", str(code), "--training.epochs", str(done + 1)]
         finished = subprocess.run([*again, "--quiet"], cwd=tmp_path, capture_output=True, text=True, check=False)

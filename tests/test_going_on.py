@@ -123,7 +123,7 @@ def test_a_larger_training_set_begins_the_epoch_anew_and_says_so(
     watch.stop_after = -1
     data = type(recipe.data)(limit=320)
     fit(Recipe(**{**vars(recipe), "data": data}), tmp_path, resume=True)
-    assert "256 training images have become 320: epoch 1 begins anew" in " ".join(capsys.readouterr().err.split())
+    assert "256 training images have become 320: epoch 1 starts over" in " ".join(capsys.readouterr().err.split())
     assert [row["images"] for row in rows_of(tmp_path)] == [320, 320]
 
 

@@ -78,7 +78,10 @@ MISTAKES = {
     "NaN": (lambda place: saved(place / "a.npz", a=np.full((2, 8, 8), np.nan)), "without NaN"),
     "no pictures": (lambda place: place, "holds 0 pictures"),
     "not square": (lambda place: drawn(place / "a", np.zeros((1, 4, 5), np.uint8)), "0.png is 5 x 4 pixels"),
-    "broken picture": (lambda place: _junk(drawn(place / "a", GREY) / "5.png").parent, "5.png is no readable picture"),
+    "broken picture": (
+        lambda place: _junk(drawn(place / "a", GREY) / "5.png").parent,
+        "5.png is not a readable picture",
+    ),
 }
 
 

@@ -127,7 +127,7 @@ def test_the_share_of_test_images_of_a_run_cannot_change(
     place = copied(folder_run, tmp_path)
     for run, key, value in (("run", "test", 0.5), ("run", "split_seed", 3), (trained, "validation", 0.3)):
         done = command("train", "--resume", run, f"--data.{key}", value, cwd=place)
-        assert done.returncode == 2 and f"data.{key} of " in done.stderr and "train anew" in done.stderr
+        assert done.returncode == 2 and f"data.{key} of " in done.stderr and "train from scratch" in done.stderr
 
 
 def test_a_run_without_a_record_is_split_as_it_was_and_says_so(folder_run: Any, tmp_path: Path) -> None:

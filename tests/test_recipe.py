@@ -173,7 +173,7 @@ WRONG = {
     "no density": ('[flow]\nloop = "closed"\nfeedback = "dynamic"', "has no density"),
     "no prior": ('[objective]\nkind = "autoencoder"\n[prior]\nkind = "normal"', 'prior.kind = "mixture"'),
     "path in the name": ('name = "../up"', "plain folder name"),
-    "no TOML": ("[training", "no valid TOML"),
+    "no TOML": ("[training", "not valid TOML"),
 }
 
 

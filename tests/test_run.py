@@ -141,12 +141,12 @@ SPOILED = {
     spoil_other_model: "another model",
     spoil_other_file: "not written by ncode_gen",
     spoil_lost: "not finite",
-    spoil_missing: "no finished run",
+    spoil_missing: "not a finished run",
     spoil_one_bit: "checksum is wrong",
     spoil_recipe: r"its flow\.steps is 2, the recipe says 3",
     spoil_huge: "another model",
-    spoil_pickle: "damaged or no safetensors",
-    spoil_header: "damaged or no safetensors",
+    spoil_pickle: "damaged or not a safetensors",
+    spoil_header: "damaged or not a safetensors",
     spoil_link: "gallery is a link out of its run folder",
 }
 
@@ -239,7 +239,7 @@ def test_push_makes_a_repository_of_a_run(trained: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert push(trained, "someone/tiny", private=True) == "https://huggingface.co/someone/tiny"
     assert calls == [("someone/tiny", {"private": True, "exist_ok": True}), ("someone/tiny", trained)]
-    with pytest.raises(UserError, match="is no USER/NAME"):
+    with pytest.raises(UserError, match="is not the USER/NAME"):
         push(trained, "tiny")
 
 

@@ -113,7 +113,7 @@ def test_settings_of_matplotlib_that_cannot_be_met_are_left_aside(trained: Path,
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: A Font Nobody Has\n")
     done = child(None, "-m", "ncode_gen.gallery", trained, "--out", "g", cwd=tmp_path, MPLBACKEND="nonsense")
     assert done.returncode == 0 and (tmp_path / "g" / "samples.png").exists(), done.stderr
-    assert "Traceback" not in done.stderr and "MPLBACKEND=nonsense is no backend" in done.stderr
+    assert "Traceback" not in done.stderr and "MPLBACKEND=nonsense is not a backend" in done.stderr
 
 
 @pytest.mark.parametrize("error", [RuntimeError("protobuf"), TypeError("descriptors"), ImportError("no tensorboard")])
@@ -128,7 +128,7 @@ def test_tensorboard_may_raise_anything(
     monkeypatch.setattr(progress, "Curves", broken)
     fit(recipe_of(epochs=1), tmp_path)
     printed = " ".join(capsys.readouterr().err.split())
-    assert str(error) in printed and "training goes on without curves" in printed
+    assert str(error) in printed and "training continues without curves" in printed
     assert (tmp_path / "weights.safetensors").exists()
 
 
@@ -389,7 +389,7 @@ def test_a_recipe_may_begin_with_a_byte_order_mark_and_must_be_utf8(tmp_path: Pa
     assert Recipe.load(path).name == "marked" and Recipe.load(path).training.epochs == 3
     for encoding in ("utf-16", "latin-1"):
         path.write_bytes('name = "é"'.encode(encoding))
-        with pytest.raises(UserError, match=r"m.toml is no text in UTF-8"):
+        with pytest.raises(UserError, match=r"m.toml is not UTF-8 text"):
             Recipe.load(path)
 
 
@@ -411,7 +411,7 @@ def test_names_that_are_no_text_are_data_but_no_run_folder(trained: Path, tmp_pa
     done = command(*SCORED, "--quiet", cwd=tmp_path)
     assert done.returncode == 0 and "are not those of this run" not in done.stderr
     done = command("train", *TINY, "--out", os.fsdecode(b"r\xff"), cwd=tmp_path)
-    assert done.returncode == 2 and "is no name in UTF-8" in done.stderr
+    assert done.returncode == 2 and "is not a UTF-8 name" in done.stderr
 
 
 # File systems
@@ -495,7 +495,7 @@ def test_a_signal_that_warns_saves_and_says_how_to_go_on(tmp_path: Path) -> None
     process.send_signal(signal.SIGUSR1)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, printed
-    assert "Go on with: python -m ncode_gen.train --resume r" in printed and "Traceback" not in printed
+    assert "Continue with: python -m ncode_gen.train --resume r" in printed and "Traceback" not in printed
     assert load_state(tmp_path / "r")["phases"]["model"]["progress"]["epoch"] > 0
 
 

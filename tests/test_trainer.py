@@ -192,7 +192,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     recipe = recipe_of(epochs=1, training={"compile": "on"})
     train(recipe, load_data(recipe.data), tmp_path, device=CPU)
     said = " ".join(capsys.readouterr().err.split())
-    assert "compilation failed (RuntimeError: no C++ compiler here); training goes on uncompiled" in said
+    assert "compilation failed (RuntimeError: no C++ compiler here); training continues uncompiled" in said
     assert (tmp_path / "weights.safetensors").exists()
 
 

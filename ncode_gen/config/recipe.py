@@ -110,7 +110,7 @@ class Recipe:
         except OSError as error:
             raise UserError(f"cannot read the model file {path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
-            raise UserError(f"the model file {path} is no text in UTF-8, which TOML needs; save it as UTF-8") from None
+            raise UserError(f"the model file {path} is not UTF-8 text, which TOML needs; save it as UTF-8") from None
         return cls.parse(text, str(path), stored=stored)
 
     @classmethod
@@ -119,7 +119,7 @@ class Recipe:
         try:
             values = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # Python's limits of numbers and nestings, too
-            raise UserError(f"{source} is no valid TOML: {error}") from None
+            raise UserError(f"{source} is not valid TOML: {error}") from None
         return cls.from_dict(values, source, stored=stored)
 
     @classmethod

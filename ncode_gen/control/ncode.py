@@ -108,7 +108,7 @@ class NCODE(ControlledODE):
         if feedback not in ("gain", "weights", "dynamic"):
             raise ValueError(f'feedback must be "gain", "weights" or "dynamic", got {feedback!r}')
         if dynamics and loop != "open":
-            raise ValueError('dynamics belong to the open loop; for the closed one say feedback="dynamic"')
+            raise ValueError('dynamics belong to the open loop; for the closed one use feedback="dynamic"')
         gains = loop == "closed" and feedback == "gain"
         if feedback_control is not None and not gains:
             raise ValueError('feedback_control belongs to the closed loop with feedback="gain"')

@@ -61,7 +61,9 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # damaged files make decoders raise whatever they like
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is no readable picture ({reason}); repair it or take it out of the folder") from None
+        raise UserError(
+            f"{path} is not a readable picture ({reason}); repair it or take it out of the folder"
+        ) from None
 
 
 def read_picture(path: Path, size: int, *, grey: bool = False, pixels: PixelRange | None = None) -> Tensor:

@@ -86,7 +86,7 @@ class FileSplit:
             used = None if pixels is None else PixelRange(float(pixels["black"]), float(pixels["white"]))
             return cls(str(record["digest"]), train, validation, test, used)
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path} does not hold the pictures of a run; remove it, or train anew") from None
+            raise UserError(f"{path} does not hold the pictures of a run; remove it, or train from scratch") from None
 
     def among(self, names: Sequence[str], root: Path) -> tuple[FileSplit, list[str]]:
         """Return the split of the pictures that are there, with notes on the others.
@@ -117,6 +117,6 @@ class FileSplit:
                    for some, word in ((new, "are new"), (removed, "are gone")) if some]  # fmt: skip
         note = (
             f"the pictures in {root} are not those of this run: {' and '.join(changes)}; the run's own split is kept, "
-            "and new pictures are not used; train anew to use them"
+            "and new pictures are not used; train from scratch to use them"
         )
         return FileSplit(self.digest, parts["train"], parts["validation"], parts["test"], self.pixels), [note]

@@ -18,4 +18,4 @@ if _named and _first:
     try:
         mpl.rcParams["backend"] = _named
     except ValueError:
-        warnings.warn(f"MPLBACKEND={_named} is no backend of matplotlib, and left aside", stacklevel=2)
+        warnings.warn(f"MPLBACKEND={_named} is not a backend of matplotlib, and is ignored", stacklevel=2)

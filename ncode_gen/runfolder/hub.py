@@ -59,7 +59,7 @@ def upload_run(folder: Path, name: str, *, private: bool) -> str:
     except ImportError:
         raise UserError('to push a run, pip install "ncode_gen[hub]"') from None
     if not is_repository(name):
-        raise UserError(f"{name!r} is no USER/NAME of a repository on the Hugging Face Hub")
+        raise UserError(f"{name!r} is not the USER/NAME of a repository on the Hugging Face Hub")
     api = HfApi()
     try:
         address = api.create_repo(name, private=private, exist_ok=True)

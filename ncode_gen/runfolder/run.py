@@ -95,7 +95,7 @@ def find_run(name: str | Path) -> Path:
         raise UserError(f"there is no run folder {path}; {remedy}")
     for needed in (RECIPE, WEIGHTS):
         if not (found / needed).is_file():
-            raise UserError(f"{found} is no finished run: it holds no {needed}; train it, or name another")
+            raise UserError(f"{found} is not a finished run: it holds no {needed}; train it, or name another")
     check_links(found)
     return found
 

@@ -69,7 +69,7 @@ def load_state(folder: Path) -> LoadedState | None:
             reasons.append(f"{path} is damaged ({reason})")
             continue
         if reasons:
-            state.notice = f"{reasons[0]}; going on from the state before it, {path}"
+            state.notice = f"{reasons[0]}; continuing from the state before it, {path}"
         return state
     if reasons:
         raise UserError(f"{' and '.join(reasons)}; remove {folder / STATE.parent} to train from the beginning")

@@ -156,7 +156,7 @@ def open_weights(path: Path) -> Iterator[StoredWeights]:
     """Open a file of weights and read its header, not yet the numbers.
 
     Raises:
-        UserError: it is damaged, no safetensors file, or was not written by ncode_gen.
+        UserError: it is damaged, not a safetensors file, or was not written by ncode_gen.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -174,7 +174,7 @@ def open_weights(path: Path) -> Iterator[StoredWeights]:
             epochs = int(header["epochs"]) if header["epochs"].isdecimal() else 0
             yield StoredWeights(path, shape, sizes, epochs, header["sha256"], header, file)
     except (SafetensorError, OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}); copy or train it again") from None
 
 
 def _shape(text: str, path: Path) -> tuple[int, int, int]:

@@ -30,7 +30,7 @@ def resolve_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} cannot be used here ({reason}); say auto or cpu") from None
+        raise UserError(f"--device {name} cannot be used here ({reason}); use auto or cpu") from None
     return device
 
 

@@ -94,7 +94,7 @@ def library_solve(
         if not adjoint and torch.is_grad_enabled():
             rates = derivative(times[0], state)
             if any(part.requires_grad for part in (*state, *rates)):
-                raise ValueError('torchdiffeq:scipy_solver has no gradients of its own; say gradient="adjoint"')
+                raise ValueError('torchdiffeq:scipy_solver has no gradients of its own; use gradient="adjoint"')
     settings = {"method": method, "rtol": options.rtol, "atol": options.atol, "options": own}
     try:
         if adjoint:

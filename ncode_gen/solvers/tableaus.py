@@ -83,7 +83,7 @@ def fixed_tableau(method: str) -> Tableau:
     if method in FIXED:
         return FIXED[method]
     if not method.startswith(TWO_STAGES):
-        raise ValueError(f"{method!r} is no method of fixed steps; choose {', '.join(FIXED)} or {TWO_STAGES}ALPHA")
+        raise ValueError(f"{method!r} is not a method of fixed steps; choose {', '.join(FIXED)} or {TWO_STAGES}ALPHA")
     try:
         alpha = float(method.removeprefix(TWO_STAGES))
     except ValueError:

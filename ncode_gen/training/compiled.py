@@ -55,7 +55,7 @@ class CompiledLoss:
                 torch.autograd.grad(trial, self.parameters, allow_unused=True)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                self.log(f"compilation failed ({type(error).__name__}: {reason[:120]}); training goes on uncompiled")
+                self.log(f"compilation failed ({type(error).__name__}: {reason[:120]}); training continues uncompiled")
             else:
                 self.loss = compiled
                 self.log(f"compiled the training step in {time.perf_counter() - start:.0f} s")

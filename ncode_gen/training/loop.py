@@ -93,7 +93,7 @@ class _Loop:
         if at.seen and at.images != phase.images:
             # In another order, it is unknown which images were seen.
             number = phase.first + at.epoch + 1
-            self.reporter.warn(f"{at.images} training images have become {phase.images}: epoch {number} begins anew")
+            self.reporter.warn(f"{at.images} training images have become {phase.images}: epoch {number} starts over")
             at.seen, at.batches, at.sums = 0, 0, [0.0] * 4
         at.images = phase.images
         started = time.perf_counter() - at.seconds
@@ -138,7 +138,7 @@ class _Loop:
             raise UserError(
                 f"the loss, its gradient or a solve was not finite in {skipped} batches in a row, the last at step "
                 f"{phase.at.step} (learning rate {phase.current_lr():.2g}); lower training.lr or training.grad_clip, "
-                f"look for damaged images, and go on from the state kept with --resume {self.start.folder}",
+                f"look for damaged images, and continue from the saved state with --resume {self.start.folder}",
                 code=1,
             )
 
@@ -156,7 +156,7 @@ class _Loop:
             try:
                 self.start.metrics.append(row)
             except UserError as error:
-                self.reporter.warn(f"{error}; training goes on, and writes it later")
+                self.reporter.warn(f"{error}; training continues, and writes it later")
             self.reporter.epoch(row)
             if (phase.first + at.epoch) % training.picture_every == 0 or final:
                 self.reporter.pictures(self.start.average, self.start.splits.validation, at.step)
@@ -172,4 +172,4 @@ class _Loop:
             try:
                 save_state(self.start.folder, held | {"phases": self.start.states})
             except UserError as error:
-                self.reporter.warn(f"{error}; the state before it is kept, and training goes on")
+                self.reporter.warn(f"{error}; the state before it is kept; training continues")

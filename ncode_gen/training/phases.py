@@ -174,7 +174,7 @@ class RefinerPhase(ImagePhase):
         if earlier.training.epochs > self.first:
             raise UserError(
                 f"the refiner was trained after {earlier.training.epochs} epochs, so training.epochs cannot become "
-                f"{self.first}; raise it, or train anew"
+                f"{self.first}; raise it, or train from scratch"
             )
         here, there = ({**section.values(), **FREE, "kind": section.kind} for section in (self.section, before))
         return here == there

@@ -84,7 +84,7 @@ class Reporter(Shown):
         except Exception as error:  # of another library, which must not stop training whatever it raises
             self.curves = None
             reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
-            self.warn(f"cannot write {self.folder / 'tensorboard'}: {reason}; training goes on without curves")
+            self.warn(f"cannot write {self.folder / 'tensorboard'}: {reason}; training continues without curves")
 
     def step(self, phase: Phase, sums: list[float]) -> None:
         """Show where a phase stands, the loss of the epoch so far and the speed."""

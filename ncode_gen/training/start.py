@@ -1,7 +1,7 @@
 """How a run starts: its model and phases, and the state that it goes on from.
 
 A phase of the state that the recipe still has, with nothing changed that it depends on, is restored; the first one that
-is not complete, or not there, is where training goes on, and those after it begin anew.
+is not complete, or not there, is where training continues, and those after it begin anew.
 """
 
 import copy
@@ -87,7 +87,7 @@ class Start:
         self.metrics = JsonLines(folder / METRICS)
 
     def begin(self, resume: bool) -> list[Phase]:
-        """Take over the state of the folder, if training goes on; return the phases that are still to be completed."""
+        """Take over the state of the folder, if training continues; return the phases still to be completed."""
         if resume:
             check_links(self.folder)
         state = load_state(self.folder) if resume else None
@@ -95,7 +95,9 @@ class Start:
         self.identity = known or uuid.uuid4().hex
         if state is not None:
             if not {"run", "recipe"} <= state.keys():
-                raise UserError(f"the state in {self.folder} was written by another version of ncode_gen; train anew")
+                raise UserError(
+                    f"the state in {self.folder} was written by another version of ncode_gen; train from scratch"
+                )
             self.identity = state["run"]
             if known not in (None, self.identity):
                 raise UserError(
@@ -136,7 +138,7 @@ class Start:
             if held.get("moments", {}) is None and held["progress"]["epoch"] < phase.epochs:
                 raise UserError(
                     f"an earlier version wrote the state in {self.folder} without the optimiser of its first "
-                    f"{held['progress']['epoch']} epochs; leave training.epochs there, or train anew"
+                    f"{held['progress']['epoch']} epochs; leave training.epochs there, or train from scratch"
                 )
             try:
                 phase.begin(resumed=True)
@@ -169,11 +171,11 @@ class Start:
         if notice:
             self.reporter.warn(notice)
         if is_earlier(tomllib.loads(before)):
-            self.reporter.log(f"An earlier version wrote {self.folder}; {RECIPE} is written anew in today's keys.")
+            self.reporter.log(f"An earlier version wrote {self.folder}; {RECIPE} is rewritten in today's keys.")
         # Keys that newer versions know have their defaults, here as there.
         earlier = Recipe.parse(before, f"the state of {self.folder}", stored=True).to_toml()
         for key, (was, now) in changed_keys(tomllib.loads(earlier), tomllib.loads(self.recipe.to_toml())).items():
-            self.reporter.warn(f"going on with {key} = {now!r}; until now it was {was!r}")
+            self.reporter.warn(f"continuing with {key} = {now!r}, before it was {was!r}")
         if not any(phase.reports for phase in left):
             key = "observation.epochs" if self.recipe.observation.phase_epochs else "training.epochs"
             self.reporter.log(f"Already trained for {self.recipe.epochs} epochs; raise {key} to continue.")

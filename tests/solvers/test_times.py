@@ -174,7 +174,7 @@ def test_second_derivatives_in_the_times_of_adaptive_solves_are_refused() -> Non
 
 
 def test_scipy_gives_gradients_by_the_adjoint_or_says_so() -> None:
-    with pytest.raises(ValueError, match='say gradient="adjoint"'):
+    with pytest.raises(ValueError, match='use gradient="adjoint"'):
         solve(decay, (torch.ones(2, requires_grad=True),), [0, 1], SolveOptions(method="torchdiffeq:scipy_solver"))
     flow = NCODE(2, method="torchdiffeq:scipy_solver")
     flow(torch.randn(3, 2)).state.sum().backward()
