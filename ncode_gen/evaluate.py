@@ -157,7 +157,8 @@ def _evaluate_images(options: Options, path: Path) -> None:
     channels, side, _ = given.shape
     # Sets without a size or colours of their own take those of the images.
     if section.name in ("celeba", "folder"):
-        section = dataclasses.replace(section, size=side, **({"grey": True} if channels == 1 else {}))
+        changes: dict[str, Any] = {"size": side} | ({"grey": True} if channels == 1 else {})
+        section = dataclasses.replace(section, **changes)
     name, splits = section.name, load_data(section)
     test = splits.test
     given = fit_channels(given, test.shape[0])

@@ -113,6 +113,11 @@ def table(cls, **keys):
         values.setdefault("objective", {"kind": "autoencoder"})
     if not getattr(cls, "takes_flow", True):
         values["flow"] = {"loop": "none"}
+    if getattr(cls, "matching", False) or not getattr(cls, "pixelwise", True):
+        values.setdefault("objective", {"kind": "matching"})
+        values.setdefault("observation", {"kind": "flow"})
+    if getattr(cls, "maps", False):
+        values["latent"] = {"side": 1}
     return values
 
 
@@ -218,7 +223,7 @@ NO_EFFECT = [
     ("prior", {"kind": "flow", "log_det_by": "steps"}, "log_det_by", "only with joint-flow"),
     ("data", {"name": "digits", "root": "here"}, "root", "only with mnist"),
     ("data", {"name": "mnist", "grey": True}, "grey", "only with cifar10"),
-    ("data", {"name": "mnist", "test": 0.5}, "test", "only with digits, folder"),
+    ("data", {"name": "mnist", "test": 0.5}, "test", "only with digits, arrays, folder"),
     ("data", {"name": "cifar10", "workers": 3}, "workers", "only with celeba, folder"),
     # A key that another key of the section makes idle: the reason is that key.
     ("flow", {"method": "dopri5", "steps": 77}, "steps", "a flow.method of fixed steps"),

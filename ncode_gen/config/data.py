@@ -37,6 +37,11 @@ class DataSection(Section):
     """Seed of the splits."""
     limit: Annotated[int, Meta(ge=0, le=2**40)] = 0
     """Use only so many training images; 0 for all."""
+    flip: bool = False
+    """Whether half of the training images, chosen at random each time, are mirrored left to right."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes whose labels condition the model, in the order of their numbers; the one word "auto" for
+    those of the images."""
 
     @property
     def place(self) -> str:
@@ -134,6 +139,18 @@ class FilesSection(ColourSection):
 
     workers: Annotated[int, Meta(ge=0, le=1024)] = 2
     """Processes that read pictures, where these are too large for memory."""
+
+
+@register("arrays")
+class ArraysSection(ColourSection):
+    """One .npz file of arrays, as Keras has them: x_train, y_train, x_test, y_test."""
+
+    target: ClassVar[str] = "data.arrays:load_arrays"
+
+    root: str = "data.npz"
+    """The file: images x_train, and where there are labels y_train, x_test, y_test and names `classes`."""
+    test: Share = 0.15
+    """Share of all images held out for scores, in a file without x_test."""
 
 
 @register("celeba")

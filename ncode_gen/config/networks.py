@@ -6,14 +6,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from .registry import register
-from .section import Depth, Many, Positive, Section, Width
+from .section import Depth, Many, Positive, Section, Width, needs
 
 
 @dataclass(frozen=True)
 class EncoderSection(Section):
-    """The network from an image to features; `build` takes the shape (C, H, W) of the images."""
+    """The network from an image to features; `build` takes the shape (C, H, W) of the images.
+
+    Attributes:
+        maps: whether the features are maps; `build` then takes their side too.
+    """
 
     section: ClassVar[str] = "encoder"
+    maps: ClassVar[bool] = False
 
     features: Width = 128
     """Number of features given to the posterior and to the control."""
@@ -48,6 +53,17 @@ class ResidualEncoderSection(SizedEncoderSection):
     """Residual blocks with GroupNorm."""
 
     target: ClassVar[str] = "networks.encoders:ResidualEncoder"
+
+
+@register("map")
+class MapEncoderSection(SizedEncoderSection):
+    """Residual blocks down to maps of side `latent.side`, for codes that are maps."""
+
+    target: ClassVar[str] = "networks.encoders:MapEncoder"
+    maps: ClassVar[bool] = True
+
+    features: Width = 4096
+    """Number of features, a multiple of `latent.side` squared, given to the posterior and to the control."""
 
 
 @register("mlp")
@@ -152,9 +168,13 @@ class ObservationSection(Section):
 
     Attributes:
         phase_epochs: epochs of a training phase of its own, after the model's; 0 for none.
+        pixelwise: whether it has the decoder and the likelihood of the recipe.
+        labels: whether classes may condition it.
     """
 
     section: ClassVar[str] = "observation"
+    pixelwise: ClassVar[bool] = True
+    labels: ClassVar[bool] = False
 
     @property
     def phase_epochs(self) -> int:
@@ -167,6 +187,61 @@ class PixelwiseSection(ObservationSection):
     """Independent pixels under the decoder's output; samples are decoder means, which are blurry."""
 
     target: ClassVar[str] = "distributions.observation:Pixelwise"
+
+
+Control = Literal["input", "film", "film-map", "low-rank", "mixture"]
+
+
+@register("flow")
+class FlowObservationSection(ObservationSection):
+    """A flow from noise to the image, whose control the code decides; it is trained with the encoder."""
+
+    target: ClassVar[str] = "distributions.pixel_flow:pixel_flow"
+    pixelwise: ClassVar[bool] = False
+    labels: ClassVar[bool] = True
+
+    loop: Literal["static", "open", "closed"] = "open"
+    """What decides the control: nothing (one flow for all, as I-CFM), the code, or the code and the current state."""
+    control: tuple[Control, ...] = needs(
+        'observation.loop = "open" or "closed"', lambda own: own.loop != "static", default=("film-map",)
+    )
+    """Which weights are each sample's own, one or more: biases of the first layer over space (input), FiLM, FiLM over
+    space (film-map), updates of low rank of a kernel of each block, or mixtures of shared kernels."""
+    width: Width = 64
+    """Channels of the U-net at its first resolution; doubled as the side is halved."""
+    blocks: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Blocks at each resolution but the coarsest, on the way down and on the way up."""
+    middle: Annotated[int, Meta(ge=1, le=1000)] = 4
+    """Blocks at the coarsest resolution."""
+    hidden: Width = needs('observation.loop = "open" or "closed"', lambda own: own.loop != "static", default=128)
+    """Channels of the hidden maps of gamma, which maps the code to the control."""
+    rank: Annotated[int, Meta(ge=1, le=1024)] = needs(
+        '"low-rank" in observation.control', lambda own: "low-rank" in own.chosen_control, default=8
+    )
+    """Rank of an update of a kernel."""
+    kernels: Annotated[int, Meta(ge=1, le=1024)] = needs(
+        '"mixture" in observation.control', lambda own: "mixture" in own.chosen_control, default=4
+    )
+    """Shared kernels of a mixture."""
+    fourier: bool = False
+    """Whether the U-net is also given sine and cosine of the pixels at periods of 1 to 4 grey levels, which likelihoods
+    need and samples do not."""
+    method: Literal["euler", "midpoint", "heun", "rk4"] = "midpoint"
+    """Solver from noise to images."""
+    steps: Width = 4
+    """Steps of the solver; the field is evaluated once (euler), twice or four times (rk4) in each."""
+    shift: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    """How the times of the steps lie: above 1 more of them near the image, below 1 near the noise."""
+
+    @property
+    def chosen_control(self) -> tuple[Control, ...]:
+        """The weights that are each sample's own; none of a static flow."""
+        return () if self.loop == "static" else self.control
+
+    def check_pairs(self) -> None:
+        """Refuse a control that is none."""
+        if not self.control:
+            raise ValueError('observation.control must name at least one control; use loop = "static" for none')
 
 
 @register("refined")

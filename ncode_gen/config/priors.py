@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from .registry import register
-from .section import Count, Many, Section, Width
+from .section import Count, Many, Section, Share, Width
 
 Layers = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -18,11 +18,13 @@ class PriorSection(Section):
     Attributes:
         fitted_after: whether it is fitted to the training latents after the model's training.
         joint: whether it is trained with the model, by the same bound.
+        network: whether `build` also takes the side of codes that are maps, where they are, and the number of classes.
     """
 
     section: ClassVar[str] = "prior"
     fitted_after: ClassVar[bool] = True
     joint: ClassVar[bool] = False
+    network: ClassVar[bool] = False
 
     def least_images(self) -> int:
         """Return how many training images it needs."""
@@ -71,6 +73,27 @@ class FlowPriorSection(PriorSection):
     def least_images(self) -> int:
         """Return how many training images it needs."""
         return max(2, self.components)
+
+
+@register("deep-flow")
+class DeepFlowSection(PriorSection):
+    """A flow from N(0, I) to the training latents, by a deep network: for codes that are maps, or have labels."""
+
+    target: ClassVar[str] = "distributions.priors.deep:DeepFlow"
+    network: ClassVar[bool] = True
+
+    width: Width = 96
+    """Channels, or units, of a layer."""
+    layers: Layers = 5
+    """Residual blocks."""
+    steps: Width = 8
+    """Steps of the midpoint method between noise and latents."""
+    iterations: Many = 8000
+    """Updates of flow matching."""
+    batch: Width = 256
+    """Latents of an update."""
+    label_dropout: Share = 0.1
+    """Share of the latents whose label is hidden in training, where there are labels, as guidance needs."""
 
 
 @register("joint-flow")

@@ -89,7 +89,7 @@ class Recipe:
         """The posterior, where "auto" is what the objective needs."""
         if self.posterior.random is not None:
             return self.posterior
-        return GaussianPosteriorSection() if self.objective.random_posterior else PointPosteriorSection()
+        return PointPosteriorSection() if self.objective.random_posterior is False else GaussianPosteriorSection()
 
     @classmethod
     def load(cls, path: str | Path, *, stored: bool = False) -> Recipe:
@@ -165,7 +165,8 @@ class Recipe:
         """Return every key that has an effect, as TOML has it, and the plugins that the kinds come from."""
         plugins = sorted({plugin for section in self.sections.values() if (plugin := plugin_of(section))})
         own = {"name": self.name, "seed": self.seed} | ({"plugins": plugins} if plugins else {})
-        return own | {name: used for name, section in self.sections.items() if (used := section.used())}
+        left = () if self.observation.pixelwise else ("decoder", "likelihood")
+        return own | {name: used for name, each in self.sections.items() if name not in left and (used := each.used())}
 
     def to_toml(self) -> str:
         """Return the recipe as TOML text with every key that has an effect.
@@ -198,6 +199,8 @@ class Recipe:
         """Return what does not go together between sections, each with whether it is so."""
         objective, flow, prior = self.objective, self.flow, self.prior
         posterior, bound = self.chosen_posterior, self.objective.random_posterior
+        if bound is None:
+            bound = posterior.random
         named = f'objective.kind = "{objective.kind}"'
         return (
             (
@@ -236,10 +239,56 @@ class Recipe:
                 f"{objective.whole_batch} is a loss of the whole batch, which training.accumulate would part; leave it "
                 "at 1",
             ),
+            *self._pairs_of_codes(),
             (
                 posterior.kind == "iaf" and self._masked_weights() > MOST_MASKED,
                 f'posterior.kind = "iaf" would have {self._masked_weights():,} weights, more than {MOST_MASKED:,}; '
                 "lower posterior.hidden, posterior.layers or posterior.transforms",
+            ),
+        )
+
+    def _pairs_of_codes(self) -> tuple[tuple[object, str], ...]:
+        """Return what does not go together around codes, labels and the flow of pixels."""
+        observation, objective, side = self.observation, self.objective, self.latent.side
+        flow_of = f'observation.kind = "{observation.kind}"'
+        return (
+            (
+                objective.matching == observation.pixelwise,
+                f'{flow_of} is trained by objective.kind = "{"elbo" if observation.pixelwise else "matching"}", got '
+                f'"{objective.kind}"',
+            ),
+            (
+                not observation.pixelwise and self.decoder != DefaultDecoderSection(),
+                f"{flow_of} has no decoder; leave the section decoder out",
+            ),
+            (
+                not observation.pixelwise and self.likelihood != GaussianSection(),
+                f"{flow_of} has no likelihood of pixels; leave the section likelihood out",
+            ),
+            (
+                bool(side) != self.encoder.maps,
+                f'encoder.kind = "{self.encoder.kind}" does not go with latent.side = {side}; codes that are maps, of '
+                'side above 0, need encoder.kind = "map"',
+            ),
+            (
+                side and self.encoder.features % side**2,
+                f"encoder.features = {self.encoder.features} must be a multiple of latent.side^2 = {side**2}",
+            ),
+            (
+                side and self.chosen_posterior.kind not in ("gaussian", "point"),
+                f'posterior.kind = "{self.posterior.kind}" takes no codes that are maps; set latent.side = 0',
+            ),
+            (
+                self.data.classes and not observation.labels,
+                f'data.classes has an effect only with observation.kind = "flow", got "{observation.kind}"',
+            ),
+            (
+                self.data.classes and getattr(observation, "loop", "") == "static",
+                'data.classes has no effect with observation.loop = "static"; leave it out',
+            ),
+            (
+                getattr(objective, "latent_noise", 0) and objective.matching and self.chosen_posterior.random,
+                'objective.latent_noise has an effect only with posterior.kind = "point"',
             ),
         )
 

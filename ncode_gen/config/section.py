@@ -150,14 +150,15 @@ class Section:
         shared = {key: value for key, value in other.values().items() if key in self.names()}
         return dataclasses.replace(self, **shared).without_unused()
 
-    def build(self, *context: Any) -> Any:
+    def build(self, *context: Any, **more: Any) -> Any:
         """Return what the section describes.
 
         Args:
             *context: what the component has to know of the others, such as the shape of the images.
+            **more: the same by name, for kinds that say that they take it.
         """
         module, _, name = self.target.partition(":")
-        return getattr(import_module(f"ncode_gen.{module}"), name)(*context, **self.arguments())
+        return getattr(import_module(f"ncode_gen.{module}"), name)(*context, **more, **self.arguments())
 
     def arguments(self) -> dict[str, Any]:
         """Return the keys that `build` hands on: all but those that are for training."""

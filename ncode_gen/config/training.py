@@ -17,6 +17,16 @@ class LatentSection(Section):
 
     dim: Width = 8
     """Number of latent dimensions d."""
+    side: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """Side of codes that are coarse maps, of d / side^2 channels; 0 for codes that are vectors."""
+
+    def check_pairs(self) -> None:
+        """Refuse a map that d numbers cannot fill."""
+        if self.side and self.dim % self.side**2:
+            raise ValueError(
+                f"latent.dim = {self.dim} is no number of channels times latent.side^2 = {self.side**2}; use "
+                f"{max(1, round(self.dim / self.side**2)) * self.side**2}"
+            )
 
 
 @dataclass(frozen=True)
@@ -24,13 +34,15 @@ class ObjectiveSection(Section):
     """What is minimised; `build` takes the model.
 
     Attributes:
-        random_posterior: whether it needs a posterior with a density, or one without.
+        random_posterior: whether it needs a posterior with a density, or one without; None for either.
+        matching: whether it trains a flow observation, else a pixelwise one.
         least_batch: images that a batch needs.
         whole_batch: the key that makes it a loss of the whole batch, which cannot be parted; None if none does.
     """
 
     section: ClassVar[str] = "objective"
-    random_posterior: ClassVar[bool] = False
+    random_posterior: ClassVar[bool | None] = False
+    matching: ClassVar[bool] = False
     least_batch: ClassVar[int] = 1
 
     @property
@@ -119,6 +131,47 @@ class WassersteinSection(DeterministicSection):
         return 'objective.kind = "wae"'
 
 
+@register("matching")
+class MatchingSection(ObjectiveSection):
+    """Flow matching of a flow observation, and the KL divergence of the posterior."""
+
+    target: ClassVar[str] = "training.matching:Matching"
+    random_posterior: ClassVar[bool | None] = None
+    matching: ClassVar[bool] = True
+
+    times: Literal["uniform", "logit-normal", "log-snr"] = needs(
+        "objective.likelihood below 1", lambda own: own.likelihood < 1, default="uniform"
+    )
+    """How times are drawn: uniform, more of them in the middle, or uniform in the log-SNR 2 log(t / (1 - t))."""
+    weighting: Literal["plain", "min-snr"] = needs(
+        "objective.likelihood below 1", lambda own: own.likelihood < 1, default="plain"
+    )
+    """Weight of the velocity's error at the times drawn: 1, or min(SNR, 5) / SNR of the error of the noise."""
+    likelihood: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of each batch with likelihood weighting: times uniform in log-SNR, and the weights with which the loss is a
+    bound on -log P(u | z), in nats a pixel. With 1, and beta = 1, the whole is an evidence lower bound."""
+    beta: NotNegative = 0.03
+    """Weight of the KL divergence, in nats a pixel; without effect for a deterministic posterior."""
+    warmup: Share = needs("objective.beta above 0", lambda own: own.beta > 0, default=0.1)
+    """Share of training over which the weight of the KL term rises from 0 to `beta`."""
+    free_nats: NotNegative = needs("objective.beta above 0", lambda own: own.beta > 0, default=0.0)
+    """KL divergence, in nats an image, that costs nothing; with a large `beta`, the target that it is held at."""
+    latent_noise: NotNegative = 0.0
+    """Standard deviation of what is added to a deterministic code in training."""
+    label_dropout: Share = 0.1
+    """Share of the images whose label is hidden in training, where there are labels, as guidance needs."""
+
+    @property
+    def whole_batch(self) -> str | None:
+        """The key that makes it a loss of the whole batch."""
+        return "objective.free_nats" if self.free_nats else None
+
+    @property
+    def uses_stochastic_targets(self) -> bool:
+        """No: images are learnt as they are."""
+        return False
+
+
 @dataclass(frozen=True)
 class TrainingSection(Section):
     """How the weights are found."""
@@ -139,6 +192,8 @@ class TrainingSection(Section):
     """Largest norm of the gradient of the loss (nats an image); 0 for no limit."""
     ema: Share = 0.999
     """Decay of the moving average of the weights, a step; 0 for none."""
+    ema_images: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    """Half-life of the moving average in images, whatever the batch; 0 to use `ema`."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Precision of encoder and decoder; flow, likelihood and prior stay in float32. The loss of fp16 is scaled; a CPU
     without native bf16 takes float32 instead, and says so."""

@@ -11,10 +11,15 @@ from .controllers import (
     multilayer_perceptron,
 )
 from .convolutional import ConvField
+from .dense_unet import DenseUNetField
 from .field import ConstantField, Field, VectorField
+from .guidance import GuidedController, guided
+from .image_field import ImageControl, ImageField
+from .image_gamma import ImageGamma
 from .layered import LayeredField, LinearField, MLPField
 from .ncode import NCODE
 from .normalised import NormalisedField, norm_groups
+from .residual import ResidualField
 from .system import ControlledODE, DensityError, FlowSolution
 from .unet import UNetField
 
@@ -26,19 +31,26 @@ __all__ = [
     "ControlledODE",
     "Controller",
     "ConvField",
+    "DenseUNetField",
     "DensityError",
     "DynamicController",
     "FactoredDynamics",
     "Field",
     "FlowSolution",
+    "GuidedController",
+    "ImageControl",
+    "ImageField",
+    "ImageGamma",
     "LayeredField",
     "LinearField",
     "MLPField",
     "NormalisedField",
     "OpenController",
+    "ResidualField",
     "StaticController",
     "UNetField",
     "VectorField",
+    "guided",
     "multilayer_perceptron",
     "norm_groups",
 ]

@@ -36,7 +36,7 @@ def read_images(path: Path) -> TensorImages:
         UserError: there is no such file, it cannot be read, or it holds something else.
     """
     notes: list[str] = []
-    pixels = _read_folder(path, notes) if path.is_dir() else _as_bytes(_read_array(path, notes), path, notes)
+    pixels = _read_folder(path, notes) if path.is_dir() else pixels_of(_read_array(path, notes), path, notes)
     return TensorImages(pixels, notes=tuple(notes))
 
 
@@ -85,7 +85,7 @@ def _read_array(path: Path, notes: list[str]) -> Array:
     )
 
 
-def _as_bytes(values: Array, path: Path, notes: list[str]) -> Tensor:
+def pixels_of(values: Array, path: Path, notes: list[str]) -> Tensor:
     """Return an array as pixels (n, C, H, W), uint8."""
     if values.ndim == 3:
         values = values[..., None]

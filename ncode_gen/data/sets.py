@@ -163,6 +163,7 @@ class Splits:
         notes: what was left out or decided for the user, a line each.
         warnings: what may make scores or training other than the user thinks, a line each.
         files: which pictures of a folder they are; None for sets that have their own splits.
+        classes: names of the classes, in the order of their numbers; none where there are no labels.
     """
 
     train: Images
@@ -171,6 +172,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     files: FileSplit | None = None
+    classes: tuple[str, ...] = ()
 
 
 def load_digits(section: DataSection) -> Splits:
@@ -179,9 +181,10 @@ def load_digits(section: DataSection) -> Splits:
 
     digits, keys = load(), section.values()
     pixels = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    images = TensorImages(_resized(pixels, section.size), torch.from_numpy(digits.target))
-    train, test = _shuffled(len(images), keys["test"], section.split_seed)
-    return _validation(images.select(train), images.select(test), section)
+    images = TensorImages(resized(pixels, section.size), torch.from_numpy(digits.target))
+    train, test = shuffled(len(images), keys["test"], section.split_seed)
+    splits = held_out_validation(images.select(train), images.select(test), section)
+    return dataclasses.replace(splits, classes=tuple(map(str, digits.target_names)))
 
 
 TORCHVISION = {
@@ -232,9 +235,10 @@ def load_torchvision(section: DataSection) -> Splits:
     for half in _halves(section):
         values = torch.as_tensor(np.asarray(half.data))
         pixels = values.unsqueeze(1) if values.dim() == 3 else values.permute(0, 3, 1, 2).contiguous()
-        pixels = _resized(pixels, section.size, grey=section.values().get("grey", False))
+        pixels = resized(pixels, section.size, grey=section.values().get("grey", False))
         sets.append(TensorImages(pixels, torch.as_tensor(half.targets)))
-    return _validation(sets[0], sets[1], section)
+    splits = held_out_validation(sets[0], sets[1], section)
+    return dataclasses.replace(splits, classes=tuple(map(str, getattr(half, "classes", ()))))
 
 
 def load_celeba(section: DataSection) -> Splits:
@@ -310,10 +314,10 @@ def _earlier_split(names: dict[str, list[str]], section: DataSection) -> FileSpl
         train, test = torch.arange(len(paths)).split([len(known["train"]), len(known["test"])])
     else:
         paths = sorted((name for some in known.values() for name in some), key=Path)
-        train, test = _shuffled(len(paths), section.values()["test"], section.split_seed)
+        train, test = shuffled(len(paths), section.values()["test"], section.split_seed)
     generator = seeded(section.split_seed)
     train, test = (part[torch.randperm(len(part), generator=generator)] for part in (train, test))
-    kept, held = _shuffled(len(train), section.validation, section.split_seed + 1)
+    kept, held = shuffled(len(train), section.validation, section.split_seed + 1)
     learnt, watched, scored = (tuple(paths[int(i)] for i in part) for part in (train[kept], train[held], test))
     return FileSplit(FileSplit.digest_of(paths), learnt, watched, scored)
 
@@ -372,7 +376,8 @@ def _streams(
     return Splits(held(train), held(validation), held(test))
 
 
-def _resized(pixels: Tensor, size: int, *, grey: bool = False) -> Tensor:
+def resized(pixels: Tensor, size: int, *, grey: bool = False) -> Tensor:
+    """Return pixels (n, C, H, W), uint8, at another size, 0 for their own, and grey if wanted."""
     if grey and pixels.shape[1] == 3:
         weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         pixels = (pixels * weights).sum(1, keepdim=True).round().byte()
@@ -382,7 +387,7 @@ def _resized(pixels: Tensor, size: int, *, grey: bool = False) -> Tensor:
     return pixels
 
 
-def _shuffled(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def shuffled(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split n indices at random: (rest, share), at least one in each."""
     order = torch.randperm(n, generator=seeded(seed))
     held = min(max(1, round(share * n)), n - 1)
@@ -391,12 +396,13 @@ def _shuffled(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def _held_out(train: Tensor, section: DataSection) -> tuple[Tensor, Tensor]:
     """Split training indices into those to learn from and those to watch with."""
-    kept, held = _shuffled(len(train), section.validation, section.split_seed + 1)
+    kept, held = shuffled(len(train), section.validation, section.split_seed + 1)
     kept = kept[: section.limit] if section.limit else kept
     return train[kept], train[held]
 
 
-def _validation(train: TensorImages, test: TensorImages, section: DataSection) -> Splits:
+def held_out_validation(train: TensorImages, test: TensorImages, section: DataSection) -> Splits:
+    """Return training and test images as splits, with a share of the former held out to watch training."""
     kept, held = _held_out(torch.arange(len(train)), section)
     return Splits(train.select(kept), train.select(held), test)
 

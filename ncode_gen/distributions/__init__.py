@@ -5,6 +5,7 @@ from .describe import check_fits, describe
 from .likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 from .model import Adjust, ElboTerms, LatentModel, LatentTrajectory, likelihood_bounds
 from .observation import Observation, Pixelwise, Refined
+from .pixel_flow import PixelFlow
 from .posterior import GaussianPosterior, PointPosterior, Posterior, PosteriorSample
 from .refiner import Refiner
 
@@ -19,6 +20,7 @@ __all__ = [
     "LatentTrajectory",
     "Likelihood",
     "Observation",
+    "PixelFlow",
     "Pixelwise",
     "PointPosterior",
     "Posterior",

@@ -14,15 +14,19 @@ def build_model(recipe: Recipe, shape: tuple[int, int, int]) -> LatentModel:
     Raises:
         UserError: the recipe names a solver that does not exist, or a library that is not installed.
     """
-    dim, features = recipe.latent.dim, recipe.encoder.features
-    likelihood = recipe.likelihood.build()
-    encoder = recipe.encoder.build(shape)
-    decoder = recipe.decoder.build(dim, (shape[0] * likelihood.outputs, *shape[1:]))
-    posterior = recipe.chosen_posterior.build(features, dim, recipe.flow.build(dim, features))
-    prior = recipe.prior.build(dim)
+    dim, features, side = recipe.latent.dim, recipe.encoder.features, recipe.latent.side
+    maps, classes = ({"side": side} if side else {}), len(recipe.data.classes)
+    encoder = recipe.encoder.build(shape, **maps)
+    posterior = recipe.chosen_posterior.build(features, dim, recipe.flow.build(dim, features), **maps)
+    prior = recipe.prior.build(dim, **({**maps, "classes": classes} if recipe.prior.network else {}))
     if prior.fitted_after:  # by a phase of its own
         prior.requires_grad_(False)
-    observation = recipe.observation.build(dim, shape, decoder, likelihood)
+    if recipe.observation.pixelwise:
+        likelihood = recipe.likelihood.build()
+        decoder = recipe.decoder.build(dim, (shape[0] * likelihood.outputs, *shape[1:]))
+        observation = recipe.observation.build(dim, shape, decoder, likelihood)
+    else:
+        observation = recipe.observation.build(dim, shape, side=side, classes=classes)
     model = LatentModel(encoder, posterior, observation, prior)
     model.compute_in(PRECISIONS[recipe.training.precision])
     return model

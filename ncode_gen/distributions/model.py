@@ -126,6 +126,7 @@ class LatentModel(nn.Module):
         """
         self.precision = precision
         self.observation.compute_in(precision)
+        self.prior.compute_in(precision)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the encoder's features (n, f) of images or targets (n, C, H, W)."""
@@ -159,6 +160,19 @@ class LatentModel(nn.Module):
         log_prob = self.observation.log_prob(repeated, latents.reshape(n * particles, dim)).view(n, particles)
         log_prior = self.prior.with_options(_adjusted(self.prior.active_flow, adjust)).log_prob(latents)
         return ElboTerms(log_prob, log_prior, log_posterior, sampled.energy, sampled.unfinished)
+
+    def conditions(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return what conditions the observation: latents (n, d), and where there are classes one-hot labels.
+
+        Args:
+            latents: (n, d).
+            labels: one-hot rows (n, classes); zeros, for any class, if None.
+        """
+        classes = self.observation.classes
+        if not classes:
+            return latents
+        given = latents.new_zeros(len(latents), classes) if labels is None else labels.to(latents)
+        return torch.cat([latents, given], 1)
 
     def check_density(self) -> None:
         """Raise a `DensityError`, if there is no posterior density, so no ELBO and no likelihood."""

@@ -20,6 +20,7 @@ class Observation(nn.Module, ABC):
     A subclass scores *targets*, which it makes of images, and samples images; its weights are those of its submodules.
 
     Attributes:
+        classes: number of classes whose labels condition it; 0 for none.
         shape: (C, H, W) of the images.
         levels: number of values that a target pixel can take, to turn nats into bits per dimension.
         protocol: how images become targets, in words.
@@ -27,6 +28,7 @@ class Observation(nn.Module, ABC):
     """
 
     own_phase: str | None = None
+    classes = 0
     shape: tuple[int, int, int]
     levels: int
     protocol: str
@@ -70,6 +72,9 @@ class Observation(nn.Module, ABC):
 
     def compute_in(self, precision: torch.dtype | None) -> None:
         """Let the layers compute in a dtype; None for that of the weights."""
+
+    def take_scale(self, images: Tensor) -> None:
+        """Take over what is fixed before training from some training images (n, C, H, W) in [0, 1]."""
 
     def penalised(self) -> Iterator[nn.Parameter]:
         """Yield the weights that an L2 penalty of the decoder is for."""

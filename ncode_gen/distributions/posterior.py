@@ -109,6 +109,28 @@ class Posterior(nn.Module, ABC):
         return solution
 
 
+class MapHead(nn.Conv2d):
+    """A linear map of each place of maps: from features (n, f) to numbers (n, c side^2), both maps.
+
+    Args:
+        features: number f of features of all places together.
+        numbers: how many numbers there are of all places together.
+        side: side of the maps.
+    """
+
+    def __init__(self, features: int, numbers: int, side: int) -> None:
+        super().__init__(features // side**2, numbers // side**2, 1)
+        self.side = side
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the numbers, (n, c side^2)."""
+        return super().forward(features.unflatten(1, (-1, self.side, self.side))).flatten(1)
+
+
+def _head(features: int, numbers: int, side: int) -> nn.Linear | MapHead:
+    return MapHead(features, numbers, side) if side else nn.Linear(features, numbers)
+
+
 class GaussianPosterior(Posterior):
     """A Gaussian start, x(0) = mu + sigma * noise, whose moments are a linear map of the features.
 
@@ -116,11 +138,12 @@ class GaussianPosterior(Posterior):
         features: number of features.
         dim: number of latent dimensions d.
         flow: the controlled flow, conditioned on the features; None for a Gaussian posterior.
+        side: side of features and latents that are maps; 0 for vectors.
     """
 
-    def __init__(self, features: int, dim: int, flow: ControlledODE | None) -> None:
+    def __init__(self, features: int, dim: int, flow: ControlledODE | None, side: int = 0) -> None:
         super().__init__(flow)
-        self.base = nn.Linear(features, 2 * dim)
+        self.base = _head(features, 2 * dim, side)
 
     def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the log standard deviation of x(0), each (n, d)."""
@@ -147,15 +170,16 @@ class PointPosterior(Posterior):
         features: number of features.
         dim: number of latent dimensions d.
         flow: the flow that moves the start; None if the start is the latent.
+        side: side of features and latents that are maps; 0 for vectors.
     """
 
     deterministic = True
 
-    def __init__(self, features: int, dim: int, flow: ControlledODE | None) -> None:
+    def __init__(self, features: int, dim: int, flow: ControlledODE | None, side: int = 0) -> None:
         super().__init__(flow)
         controlled = flow is not None and flow.controller.conditional
         self.point = nn.Parameter(torch.randn(dim)) if controlled else None
-        self.linear = None if controlled else nn.Linear(features, dim)
+        self.linear = None if controlled else _head(features, dim, side)
         # From one point the identity would give all images one code, and the decoder nothing to learn from.
         for head in flow.controller.modules() if flow is not None and controlled else ():
             if isinstance(head, ControlHead):

@@ -62,6 +62,46 @@ class ConvEncoder(PyramidEncoder):
             yield ResidualBlock(channels[-1])
 
 
+class MapEncoder(nn.Module):
+    """Residual blocks down to maps of a given side, without a dense layer: each feature sees its own part of an image.
+
+    Args:
+        shape: (C, H, W) of the images.
+        width: channels at half the image's size; doubled, at most fourfold, as the side is halved.
+        blocks: residual blocks at each size.
+        features: number of features, a multiple of side^2.
+        side: side of the maps.
+
+    Raises:
+        ValueError: features that are no maps of that side, or a side larger than the image's.
+
+    >>> MapEncoder((3, 16, 16), 8, 1, 64, side=4)(torch.rand(5, 3, 16, 16)).shape
+    torch.Size([5, 64])
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int, side: int) -> None:
+        super().__init__()
+        if features % side**2 or side > min(shape[1:]):
+            raise ValueError(f"{features} features are no maps of side {side} of images {shape}")
+        self.side, size, channels = side, min(shape[1:]), shape[0]
+        layers: list[nn.Module] = []
+        while not layers or (size + 1) // 2 >= side:
+            stride = 2 if (size + 1) // 2 >= side else 1
+            wider = width if not layers else min(2 * channels, 4 * width)
+            layers.append(nn.Conv2d(channels, wider, 3, stride=stride, padding=1))
+            layers += [NormalisedBlock(wider) for _ in range(blocks)]
+            size, channels = -(-size // stride), wider
+        layers += [group_norm(channels), nn.SiLU(), nn.Conv2d(channels, features // side**2, 1)]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (n, features), maps (features / side^2, side, side), of images (n, C, H, W) in [0, 1]."""
+        maps = self.body(2 * images - 1)
+        if tuple(maps.shape[-2:]) != (self.side, self.side):
+            maps = nn.functional.adaptive_avg_pool2d(maps, self.side)
+        return nn.functional.silu(maps).flatten(1)
+
+
 class MLPEncoder(nn.Module):
     """A multilayer perceptron on the pixels, for tiny images.
 

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distributions import Adjust, LatentModel
+from ..runtime.workers import Workers
 
 
 def mmd(latents: Tensor, samples: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ def mmd(latents: Tensor, samples: Tensor) -> Tensor:
 
 
 class Objective(ABC):
-    """The loss of a batch: (target, noise, weight of the KL term, time grid) -> (loss, nats to report).
+    """The loss of a batch: (target, noise, weight of the KL term, ...) -> (loss, nats to report).
 
     Args:
         model: the model that is trained.
@@ -39,19 +41,28 @@ class Objective(ABC):
         self.model = model
 
     @abstractmethod
-    def __call__(self, target: Tensor, noise: Tensor, weight: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, *batch: Any) -> tuple[Tensor, Tensor]:
         """Return the loss, (), and the nats an image to report, ().
 
         Args:
-            target: (n, C, H, W), see `Observation.target`.
-            noise: standard normal numbers, (n, K, d).
-            weight: weight of the KL term, ().
-            grid: time grid of the flows, shape (S + 1,).
+            *batch: targets (n, C, H, W), see `Observation.target`; standard normal numbers (n, K, d); the weight of the
+                KL term, (); then what `draw` gives, or the time grid of the flows, (S + 1,).
         """
 
     def weight(self, step: float, steps: int) -> float:
         """Return the weight of the KL term at a step."""
         return 1.0
+
+    def draw(self, images: Tensor, labels: Tensor | None, generator: torch.Generator, workers: Workers) -> list[Tensor]:
+        """Return further arguments of the loss, which replace the time grid: random numbers of this objective's own.
+
+        Args:
+            images: this process's part of the batch, (n, C, H, W).
+            labels: their classes, (n,); None where they are unknown.
+            generator: random numbers, on the CPU, of the whole batch.
+            workers: the processes that share it.
+        """
+        return []
 
 
 def _on(grid: Tensor | None) -> Adjust | None:
@@ -87,8 +98,9 @@ class Elbo(Objective):
         rise = self.warmup * steps
         return self.beta * min(1.0, (step + 1) / rise if rise > 0 else 1.0)
 
-    def __call__(self, target: Tensor, noise: Tensor, weight: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, *batch: Any) -> tuple[Tensor, Tensor]:
         """Return the loss and the negative ELBO."""
+        target, noise, weight, grid = batch
         terms = self.model.elbo_terms(target, noise, _on(grid), energy=self.kinetic > 0)
         if noise.shape[1] > 1:
             weighted = replace(terms, log_prior=weight * terms.log_prior, log_posterior=weight * terms.log_posterior)
@@ -125,8 +137,9 @@ class Autoencoder(Objective):
         super().__init__(model)
         self.decoder_penalty, self.latent_penalty, self.latent_noise = decoder_penalty, latent_penalty, latent_noise
 
-    def __call__(self, target: Tensor, noise: Tensor, weight: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, *batch: Any) -> tuple[Tensor, Tensor]:
         """Return the loss and the nats of the reconstruction."""
+        target, noise, _, grid = batch
         model, flow, adjust = self.model, self.model.posterior.flow, _on(grid)
         options = None if flow is None or adjust is None else adjust(flow.options)
         sampled = model.posterior.sample(model.features(target), noise, options)

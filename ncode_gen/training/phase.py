@@ -192,8 +192,13 @@ class Phase(ABC):
             graphs = context.device.type == "cuda" and settings.accumulate == 1 and workers.count == 1
             compiled = CompiledLoss(loss, context.log, calls, list(trained.parameters()), graphs=graphs)
         self.step = Step(trained, loss, settings, compiled=compiled, workers=workers)
-        self.average = Average(averaged, trained, context.recipe.training.ema if ema is None else ema)
+        self.average = Average(averaged, trained, self._decay() if ema is None else ema)
         self.generator = seeded(context.recipe.seed + seed)
+
+    def _decay(self) -> float:
+        """Return the decay of the moving average, a step of the batch."""
+        training = self.context.recipe.training
+        return float(0.5 ** (self.batch / training.ema_images)) if training.ema_images else training.ema
 
     def _compiles(self, steps: int) -> bool:
         setting = self.context.recipe.training.compile

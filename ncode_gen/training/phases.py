@@ -13,14 +13,14 @@ from torch import Tensor
 from ..config import Recipe
 from ..data import Images
 from ..distributions import LatentModel, Refined, Refiner
-from ..distributions.priors import Prior
+from ..distributions.priors import LabelledPrior, Prior
 from ..errors import UserError
 from ..runtime.progress import track
 from ..runtime.seeding import seeded
 from ..solvers import has_fixed_steps, random_grid
 from .phase import Context, Phase
 from .step import StepSettings
-from .validation import evaluations, validate, validate_refiner
+from .validation import evaluations, validate, validate_matching, validate_refiner
 
 SCALED_BY, AT_A_TIME, IN_MEMORY = 2000, 500, 2**30
 # Keys of a refined observation that may change while it is trained, or afterwards.
@@ -61,8 +61,15 @@ class ImagePhase(Phase):
             start += len(part)
             mine = workers.part(part.view(len(equal), -1).T).T
             read = images.batches(equal[0] // workers.count, mine.flatten(), context.device)
-            for batch, numbers in zip(read, mine, strict=True):
+            for stored, numbers in zip(read, mine, strict=True):
+                batch = self._flipped(stored) if context.recipe.data.flip else stored
                 yield self.arguments(batch, numbers), len(batch) * workers.count
+
+    def _flipped(self, images: Tensor) -> Tensor:
+        """Return images, half of them mirrored left to right."""
+        workers = self.context.workers
+        chosen = workers.part(torch.rand(len(images) * workers.count, generator=self.generator) < 0.5)
+        return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
 
     @abstractmethod
     def arguments(self, images: Tensor, numbers: Tensor) -> list[tuple[Tensor | None, ...]]:
@@ -103,10 +110,17 @@ class ModelPhase(ImagePhase):
     def compilable(self) -> bool:
         """Return whether the compiler takes the loss whole."""
         fixed = all(has_fixed_steps(flow.options.method) for flow in self.model.flows)
-        return fixed and self.context.recipe.posterior.kind != "iaf"
+        recipe = self.context.recipe
+        # The convolutions of a flow of pixels are a library's, which on a CPU the compiler makes no faster.
+        slow = recipe.objective.matching and self.context.device.type == "cpu"
+        return fixed and recipe.posterior.kind != "iaf" and not slow
 
     def begin(self, *, resumed: bool) -> None:
         """Set up the update."""
+        if not resumed:
+            some = self.context.splits.train.first(SCALED_BY)
+            for model in (self.model, self.context.average):
+                model.observation.take_scale(some.to(model.device))
         average, observation = self.context.average, self.context.average.observation
         paths = ["encoder", "posterior"] if average.prior.fitted_after else ["encoder", "posterior", "prior"]
         names = [name for name, _ in observation.named_children() if name != observation.own_phase]
@@ -131,16 +145,24 @@ class ModelPhase(ImagePhase):
             grid = random_grid(steps, generator=self.generator, jitter=1.0 if random else 0.0).to(device)
         weight = torch.tensor(self.objective.weight(*self.position()), device=device)
         parts = recipe.training.accumulate
-        return [(*part, weight, grid) for part in zip(target.chunk(parts), noise.chunk(parts), strict=True)]
+        known = context_labels(self.context)
+        labels = None if known is None else known[numbers]
+        drawn = self.objective.draw(target, labels, self.generator, workers)
+        chunks = zip(*(part.chunk(parts) for part in (target, noise, *drawn)), strict=True)
+        return [(part[0], part[1], weight, *(part[2:] if drawn else (grid,))) for part in chunks]
 
     def row(self, loss: float, figure: float) -> dict[str, Any]:
         """Return loss, nats, evaluations of the field and weight of the KL term."""
+        if self.context.recipe.objective.matching:
+            return {"loss": loss, "kl_nats": figure, "beta": self.objective.weight(*self.position(1))}
         return {"loss": loss, "train_nats": figure, "nfe": self.nfe, "beta": self.objective.weight(*self.position(1))}
 
     def validate(self) -> dict[str, Any]:
         """Return nats of held-out images, and the evaluations of the field now."""
         context = self.context
         self.nfe = evaluations(context.average, context.splits.validation, self.batch)
+        if context.recipe.objective.matching:
+            return {"nfe": self.nfe, **validate_matching(context.average, context.splits.validation, context.device)}
         scores = validate(context.average, context.splits.validation, context.recipe, context.device)
         return {"nfe": self.nfe, **scores}
 
@@ -260,6 +282,7 @@ class PriorPhase(Phase):
 
                 prior.fit(self.latents, context.recipe.seed, progress)
         trained: Prior = copy.deepcopy(prior).requires_grad_(True)
+        trained.compute_in(context.precision)
         self.parts = {"prior": (trained, prior)}
         if self.epochs:
 
@@ -277,7 +300,13 @@ class PriorPhase(Phase):
     @cached_property
     def pairs(self) -> Callable[[int], tuple[Tensor, ...]]:
         """What an update learns from, by its number."""
-        return self.context.average.prior.pairs(self.latents, self.context.recipe.seed)
+        prior, recipe = self.context.average.prior, self.context.recipe
+        if not isinstance(prior, LabelledPrior):
+            return prior.pairs(self.latents, recipe.seed)
+        labels = context_labels(self.context)
+        if labels is not None:
+            labels = labels[:PRIOR_LATENTS].repeat(len(self.latents) // min(len(labels), PRIOR_LATENTS))
+        return prior.pairs(self.latents, recipe.seed, labels=labels)
 
     def batches(self, sizes: list[list[int]]) -> Iterator[tuple[list[tuple[Tensor | None, ...]], int]]:
         """Yield pairs of base and latents with times, by the number of the update."""
@@ -290,13 +319,22 @@ class PriorPhase(Phase):
         self.context.average.prior.finish()
 
 
+def context_labels(context: Context) -> Tensor | None:
+    """Return the classes of the training images, (n,), where they condition the model."""
+    return getattr(context.splits.train, "labels", None) if context.recipe.data.classes else None
+
+
 def posterior_latents(context: Context) -> Tensor:
-    """Return a posterior sample of the training images, at most 60,000, (n, d), on the CPU."""
+    """Return a posterior sample of the training images, at most 60,000, (n, d), on the CPU.
+
+    Where images are mirrored in training, those of the mirrored ones follow.
+    """
     model, images, generator = context.average, context.splits.train, seeded(context.recipe.seed + 2)
     latents: list[Tensor] = []
-    for batch in images.batches(AT_A_TIME, torch.arange(min(len(images), PRIOR_LATENTS)), context.device):
-        latents.append(model.sample_posterior(batch, generator).cpu())
-        context.callback()
+    for mirrored in (False, True)[: 1 + context.recipe.data.flip]:
+        for batch in images.batches(AT_A_TIME, torch.arange(min(len(images), PRIOR_LATENTS)), context.device):
+            latents.append(model.sample_posterior(batch.flip(3) if mirrored else batch, generator).cpu())
+            context.callback()
     return torch.cat(latents)
 
 

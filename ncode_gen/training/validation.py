@@ -1,10 +1,12 @@
 """How training is watched: scores of held-out images with the averaged weights."""
 
+import math
+
 import torch
 
 from ..config import Recipe
 from ..data import Images
-from ..distributions import LatentModel, Refiner, likelihood_bounds
+from ..distributions import LatentModel, PixelFlow, Refiner, likelihood_bounds
 from ..solvers import has_fixed_steps
 
 VALIDATION_IMAGES = 2000
@@ -48,6 +50,39 @@ def validate_refiner(model: LatentModel, refiner: Refiner, images: Images, devic
         times = torch.rand(len(part), generator=generator).to(device)
         total += float(refiner.loss(part, model.decode(latents), latents, noise, times).sum())
     return {"validation_flow_matching": total / len(some)}
+
+
+@torch.no_grad()
+def validate_matching(model: LatentModel, images: Images, device: torch.device) -> dict[str, float]:
+    """Return the flow-matching loss of held-out images, and the variational bound on their bits per dimension.
+
+    The bound has the model's standard normal prior, until one is fitted, and one particle.
+    """
+    observation = model.observation
+    assert isinstance(observation, PixelFlow)
+    some, generator = images.first(VALIDATION_IMAGES, device), torch.Generator().manual_seed(0)
+    low, high = observation.log_snr_range()
+    totals = torch.zeros(3, dtype=torch.float64)
+    for part in some.split(PART):
+        noise = torch.randn(part.shape, generator=generator).to(device)
+        uniform = (torch.arange(len(part)) + torch.rand(len(part), generator=generator)) / len(part)
+        uniform = uniform[torch.randperm(len(part), generator=generator)].to(device)
+        sampled = model.posterior.sample(
+            model.features(part), torch.randn(len(part), 1, model.dim, generator=generator).to(device)
+        )
+        conditions = model.conditions(sampled.latents[:, 0])
+        error = observation.matching_error(part, conditions, noise, uniform)
+        bound = observation.bound(part, conditions, noise, (0.5 * (low + (high - low) * uniform)).sigmoid())
+        nats = torch.zeros(())
+        if sampled.log_prob is not None:
+            nats = (sampled.log_prob - model.prior.log_prob(sampled.latents)).sum()
+        totals += torch.stack([error.sum(), bound.sum(), nats.to(device)]).double().cpu()
+    error_mean, bound_mean, nats_mean = (totals / len(some)).tolist()
+    scores = {"validation_flow_matching": error_mean}
+    if not model.posterior.deterministic:
+        size = math.prod(model.shape) * math.log(2)
+        scores |= {"validation_kl_nats": nats_mean, "validation_bits_per_dim": (bound_mean + nats_mean) / size}
+    return scores
 
 
 def evaluations(model: LatentModel, images: Images, batch: int) -> int:

@@ -1,7 +1,8 @@
 """Priors: distributions of latents."""
 
+from .deep import DeepFlow
 from .flow import FlowPrior
 from .mixture import GaussianMixture
-from .normal import Prior, StandardNormal
+from .normal import LabelledPrior, Prior, StandardNormal
 
-__all__ = ["FlowPrior", "GaussianMixture", "Prior", "StandardNormal"]
+__all__ = ["DeepFlow", "FlowPrior", "GaussianMixture", "LabelledPrior", "Prior", "StandardNormal"]

@@ -54,6 +54,9 @@ class Prior(nn.Module, ABC):
     def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the sizes of saved tensors, by name, where it is `fit` that chooses them."""
 
+    def compute_in(self, precision: torch.dtype | None) -> None:
+        """Let the layers of a network compute in a dtype; None for that of the weights."""
+
     def refresh(self) -> None:
         """Take over what is kept beside the weights, after these were loaded."""
 
@@ -84,6 +87,26 @@ class Prior(nn.Module, ABC):
 
     def finish(self) -> None:
         """Take over that all updates are done."""
+
+
+class LabelledPrior(Prior):
+    """A prior that the labels of images may condition.
+
+    Attributes:
+        classes: number of classes; 0 without labels.
+    """
+
+    classes: int
+
+    @abstractmethod
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, labels: Tensor | None = None, guidance: float = 1.0
+    ) -> Tensor:
+        """Sample latents (n, d), of one-hot labels (n, classes) where they are given, with guidance towards them."""
+
+    @abstractmethod
+    def pairs(self, latents: Tensor, seed: int, labels: Tensor | None = None) -> Callable[[int], tuple[Tensor, ...]]:
+        """Return what maps the number of an update to its batch, labels (n,) of the latents included."""
 
 
 class SolvedPrior:
