@@ -208,9 +208,9 @@ def time_frequencies() -> Tensor:
 
 def features_of_time(t: Tensor, frequencies: Tensor) -> Tensor:
     """Return features (m, 2 + 2 F) of times, scalar or (m,): of log(t / (1 - t)), in which levels of noise are even."""
-    times = t.reshape(-1, 1).float()
+    times = t.reshape(-1, 1).to(frequencies.dtype)
     ratio = torch.special.logit(times, eps=1e-4) / 10
-    angles = math.pi / 10 * ratio * frequencies.float()
+    angles = math.pi / 10 * ratio * frequencies
     return torch.cat([times, ratio, angles.sin(), angles.cos()], 1)
 
 

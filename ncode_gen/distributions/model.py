@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from ..runtime.parts import in_parts
 from ..solvers import SolveOptions, Times, as_times, in_own_precision
 from .observation import Observation
 from .posterior import Posterior
-from .priors import Prior
+from .priors import LabelledPrior, Prior
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Adjust = Callable[[SolveOptions], SolveOptions]
+Start = Literal["mean", "fresh", "inverted"]
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,9 @@ class LatentModel(nn.Module):
         batch: int = 500,
         adjust: Adjust | None = None,
         refine: bool = True,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+        evaluations: int | None = None,
     ) -> Tensor:
         """Sample images from the prior and the observation.
 
@@ -206,30 +210,71 @@ class LatentModel(nn.Module):
             batch: images decoded at a time.
             adjust: changes the options that the prior's flow is solved with.
             refine: whether images are sampled given their latents, where the observation can; else they are means.
+            labels: numbers of the classes, (n,), -1 for any; all of any class if None.
+            guidance: how far velocities of a label are moved away from those of any, in prior and observation.
+            evaluations: how often a flow of pixels may be evaluated for an image; as the recipe says if None.
 
         Returns:
             Images (n, C, H, W) in [0, 1].
+
+        Raises:
+            ValueError: no images, or labels, guidance or evaluations of a model that has none.
         """
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
+        one_hot = self._one_hot(labels, n)
         prior = self.prior.with_options(_adjusted(self.prior.active_flow, adjust))
-        latents = prior.sample(n, generator)
-        return self.sample_images(latents, generator, batch=batch) if refine else self.decode(latents, batch=batch)
+        if one_hot is not None and isinstance(prior, LabelledPrior):
+            latents = prior.sample(n, generator, one_hot, guidance)
+        else:
+            latents = prior.sample(n, generator)
+        if not refine:
+            return self.decode(latents, batch=batch, labels=labels)
+        settings: Any = {"labels": labels, "guidance": guidance, "evaluations": evaluations}
+        return self.sample_images(latents, generator, batch=batch, **settings)
 
     @torch.no_grad()
     @_uncast
-    def sample_images(self, latents: Tensor, generator: torch.Generator | None = None, *, batch: int = 500) -> Tensor:
+    def sample_images(
+        self,
+        latents: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        batch: int = 500,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+        evaluations: int | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Return images (n, C, H, W) in [0, 1] sampled given latents (n, d), or means where nothing can be added.
 
         Args:
             latents: (n, d).
             generator: random numbers, on the CPU; those of an image do not depend on `batch`.
             batch: images at a time.
+            labels: see `sample`.
+            guidance: see `sample`.
+            evaluations: see `sample`.
+            noise: standard normal numbers (n, C, H, W), such as `invert` finds, instead of random ones.
         """
+        draw = self.observation.sampler(evaluations, guidance)
         if not self.observation.stochastic or len(latents) == 0:
             return self.decode(latents, batch=batch)
-        noise = self._pixel_noise(len(latents), generator)
-        return in_parts(self.observation.sample, self._checked_latents(latents), noise, batch=batch)
+        noise = self._pixel_noise(len(latents), generator) if noise is None else noise.to(self.device, self.dtype)
+        conditions = self.conditions(self._checked_latents(latents), self._one_hot(labels, len(latents)))
+        return in_parts(draw, conditions, noise, batch=batch)
+
+    def _one_hot(self, labels: Tensor | None, n: int) -> Tensor | None:
+        """Return numbers of classes (n,), -1 for any, as one-hot rows (n, classes); None for None."""
+        if labels is None:
+            return None
+        classes = self.observation.classes
+        if not classes:
+            raise ValueError("this model has no labels; leave them out")
+        if labels.shape != (n,) or int(labels.min()) < -1 or int(labels.max()) >= classes:
+            raise ValueError(f"labels must be {n} numbers from -1 to {classes - 1}, got {labels.tolist()[:9]}")
+        rows = nn.functional.one_hot(labels.long() + 1, classes + 1)[:, 1:]
+        return rows.to(self.device, self.dtype)
 
     def _pixel_noise(self, n: int, generator: torch.Generator | None) -> Tensor:
         each = [torch.randn(1, *self.shape, generator=generator) for _ in range(n)]
@@ -266,14 +311,64 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     @_uncast
-    def decode(self, latents: Tensor, *, batch: int = 500) -> Tensor:
-        """Return the expected images (n, C, H, W) in [0, 1] of latents (n, d)."""
-        return in_parts(self.observation.mean, self._checked_latents(latents), batch=batch)
+    def decode(self, latents: Tensor, *, batch: int = 500, labels: Tensor | None = None) -> Tensor:
+        """Return the expected images (n, C, H, W) in [0, 1] of latents (n, d), and labels as in `sample`."""
+        conditions = self.conditions(self._checked_latents(latents), self._one_hot(labels, len(latents)))
+        return in_parts(self.observation.mean, conditions, batch=batch)
 
+    @torch.no_grad()
     @_uncast
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Return the decoded latents of images (n, C, H, W) in [0, 1]."""
-        return self.decode(self.encode(images))
+    def reconstruct(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        start: Start = "mean",
+        evaluations: int | None = None,
+        batch: int = 500,
+    ) -> Tensor:
+        """Return images (n, C, H, W) in [0, 1] decoded from the latents of others.
+
+        Args:
+            images: (n, C, H, W) in [0, 1].
+            generator: random numbers, on the CPU.
+            start: "mean" for expected images; of a flow of pixels also "fresh" for the images that random noise flows
+                to, and "inverted" for those that each image's own noise, found by `invert`, flows back to.
+            evaluations: see `sample`.
+            batch: images at a time.
+
+        Raises:
+            ValueError: a start that is unknown, or that needs a flow of pixels.
+        """
+        latents = self.encode(images, batch=batch)
+        if start == "mean":
+            return self.decode(latents, batch=batch)
+        if start not in get_args(Start):
+            raise ValueError(f"start must be one of {', '.join(get_args(Start))}, got {start!r}")
+        noise = self.invert(images, latents, evaluations=evaluations, batch=batch) if start == "inverted" else None
+        return self.sample_images(latents, generator, evaluations=evaluations, noise=noise, batch=batch)
+
+    @torch.no_grad()
+    @_uncast
+    def invert(self, images: Tensor, latents: Tensor, *, evaluations: int | None = None, batch: int = 500) -> Tensor:
+        """Return the noise x(0), (n, C, H, W), from which a flow of pixels leads to images under their latents.
+
+        Latent and noise together are the full code of an image.
+
+        Args:
+            images: (n, C, H, W) in [0, 1].
+            latents: (n, d).
+            evaluations: see `sample`.
+            batch: images at a time.
+
+        Raises:
+            ValueError: the observation is no flow from noise to the image.
+        """
+
+        def back(part: Tensor, codes: Tensor) -> Tensor:
+            return self.observation.invert(part, self.conditions(codes), evaluations)
+
+        return in_parts(back, self._checked(images), self._checked_latents(latents), batch=batch)
 
     @torch.no_grad()
     @_uncast

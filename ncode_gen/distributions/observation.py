@@ -1,7 +1,7 @@
 """The observation p(u | z): an image given its latent."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,22 @@ class Observation(nn.Module, ABC):
         """
         return self.mean(latents)
 
+    def sampler(self, evaluations: int | None = None, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `sample`, as it is with other settings.
+
+        Args:
+            evaluations: how often a flow of pixels may be evaluated for an image; as the recipe says if None.
+            guidance: how far the velocity of a label is moved away from that of any; 1 for not at all.
+
+        Raises:
+            ValueError: there is no such setting here.
+        """
+        if evaluations is not None:
+            raise ValueError("this model has no flow of pixels, whose evaluations could be chosen")
+        if guidance != 1.0:
+            raise ValueError("this model has no labels, so no guidance")
+        return self.sample
+
     def trajectories(self, latents: Tensor, noise: Tensor, times: Times) -> dict[str, Tensor]:
         """Return how images arise along the flows of this distribution, by the name of the flow; none without one.
 
@@ -69,6 +85,14 @@ class Observation(nn.Module, ABC):
             Images (T, n, C, H, W) in [0, 1] for each flow.
         """
         return {}
+
+    def invert(self, images: Tensor, latents: Tensor, evaluations: int | None = None) -> Tensor:
+        """Return the noise (n, C, H, W) that flows to images (n, C, H, W) under latents (n, d).
+
+        Raises:
+            ValueError: no flow leads from noise to the image.
+        """
+        raise ValueError("this model has no flow from noise to the image, so no noise to be found")
 
     def compute_in(self, precision: torch.dtype | None) -> None:
         """Let the layers compute in a dtype; None for that of the weights."""
@@ -169,6 +193,22 @@ class Refined(Pixelwise):
         """Return images of latents (n, d) and noise (n, C, H, W); until the refiner is trained, decoder means."""
         means = self.mean(latents)
         return self.refiner.sample(means, latents, noise) if self.stochastic else means
+
+    def sampler(self, evaluations: int | None = None, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `sample`, as it is with another number of evaluations of the refiner.
+
+        Raises:
+            ValueError: guidance, which needs labels, or less than one evaluation.
+        """
+        if evaluations is None or not self.stochastic:
+            return super().sampler(evaluations, guidance)
+        super().sampler(None, guidance)
+        options = self.refiner.options_of(evaluations)
+
+        def sample(latents: Tensor, noise: Tensor) -> Tensor:
+            return self.refiner.sample(self.mean(latents), latents, noise, options)
+
+        return sample
 
     def trajectories(self, latents: Tensor, noise: Tensor, times: Times) -> dict[str, Tensor]:
         """Return how images arise along the decoder's flow, if it has one, and along the refiner's."""

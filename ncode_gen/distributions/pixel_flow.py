@@ -1,7 +1,7 @@
 """The observation as a flow from noise to the image, whose control the code decides."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,8 +18,10 @@ from ..control import (
     ImageGamma,
     OpenController,
     StaticController,
+    guided,
 )
 from ..solvers import SolveOptions
+from ..solvers import evaluations as evaluations_of
 from .observation import Observation, Times
 
 LEVELS = 256
@@ -139,38 +141,49 @@ class PixelFlow(Observation):
         return self.images(self.velocity(t, start, latents))
 
     def options_of(self, evaluations: int | None = None) -> SolveOptions:
-        """Return how images are solved for; with a number of evaluations, in so many."""
+        """Return how images are solved for, in a number of evaluations at most; by Euler's method where they are few.
+
+        Raises:
+            ValueError: less than one evaluation.
+        """
         own = self.flow.options
-        stages = 1 if own.method == "euler" else 4 if own.method == "rk4" else 2
+        if evaluations is not None and evaluations < 1:
+            raise ValueError(f"the number of evaluations must be at least 1, got {evaluations}")
+        stages = evaluations_of(own.method, 1)
         if evaluations is not None and evaluations < stages:
             own, stages = own.but(method="euler"), 1
-        steps = own.steps if evaluations is None else max(1, evaluations // stages)
+        steps = own.steps if evaluations is None else evaluations // stages
         even = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
         grid = (self.shift * even / (1 + (self.shift - 1) * even)).float()
         return own.but(steps=steps, grid=grid if self.shift != 1 else None, precision=self.precision)
 
-    def sample(self, latents: Tensor, noise: Tensor, evaluations: int | None = None) -> Tensor:
-        """Return images (n, C, H, W) in [0, 1] of conditions (n, d + classes) and standard normal noise.
+    def sample(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """Return images (n, C, H, W) in [0, 1] of conditions (n, d + classes) and noise x(0), (n, C, H, W)."""
+        return self.sampler()(latents, noise)
 
-        Args:
-            latents: codes and labels, (n, d + classes).
-            noise: x(0), (n, C, H, W).
-            evaluations: how often the field may be evaluated; as the recipe says if None.
+    def sampler(self, evaluations: int | None = None, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `sample`, as it is with another number of evaluations of the field, or guided towards labels.
+
+        Raises:
+            ValueError: guidance without labels, or less than one evaluation.
         """
-        return self.images(self._solve(noise, latents, self.options_of(evaluations)))
+        options = self.options_of(evaluations)
+        if guidance != 1.0 and not self.classes:
+            super().sampler(None, guidance)
+        flow = self.flow if guidance == 1.0 else guided(self.flow, guidance, self.classes)
+
+        def sample(latents: Tensor, noise: Tensor) -> Tensor:
+            here = options.but(grid=options.grid.to(noise)) if isinstance(options.grid, Tensor) else options
+            return self.images(flow(noise, latents, options=here).state)
+
+        return sample
 
     def invert(self, images: Tensor, latents: Tensor, evaluations: int | None = None) -> Tensor:
         """Return the noise x(0), (n, C, H, W), that flows to images (n, C, H, W) under conditions (n, d + classes)."""
         options = self.options_of(evaluations)
         if isinstance(options.grid, Tensor):
-            options = options.but(grid=options.grid.flip(0))
+            options = options.but(grid=options.grid.flip(0).to(latents))
         found: Tensor = self.flow.inverse(self.states(images), latents, options=options).state
-        return found
-
-    def _solve(self, noise: Tensor, conditions: Tensor, options: SolveOptions) -> Tensor:
-        if isinstance(options.grid, Tensor):
-            options = options.but(grid=options.grid.to(noise))
-        found: Tensor = self.flow(noise, conditions, options=options).state
         return found
 
     def trajectories(self, latents: Tensor, noise: Tensor, times: Times) -> dict[str, Tensor]:

@@ -143,15 +143,27 @@ class Refiner(nn.Module):
         uncertain = self.field.preconditioning(t)[1]
         return (velocity.to(end.dtype) - (end - start)).square().flatten(1).mean(1) / uncertain.square()
 
-    def sample(self, means: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
+    def options_of(self, evaluations: int) -> SolveOptions:
+        """Return how to solve with at most so many evaluations of the U-net; with one, by Euler's method.
+
+        Raises:
+            ValueError: less than one evaluation.
+        """
+        if evaluations < 1:
+            raise ValueError(f"the number of evaluations must be at least 1, got {evaluations}")
+        steps = (evaluations + int(self.zero_mean_residual)) // 2
+        return self.flow.options.but(steps=steps) if steps else self.flow.options.but(method="euler", steps=1)
+
+    def sample(self, means: Tensor, latents: Tensor, noise: Tensor, options: SolveOptions | None = None) -> Tensor:
         """Return images (n, C, H, W) in [0, 1].
 
         Args:
             means: the decoder means, (n, C, H, W) in [0, 1].
             latents: the latents that they were decoded from, (n, d).
             noise: standard normal numbers, (n, C, H, W).
+            options: how to solve; as the recipe says if None.
         """
-        return self._added(means, self._solve(means, latents, noise).state)
+        return self._added(means, self._solve(means, latents, noise, options=options).state)
 
     def trajectory(self, means: Tensor, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """Return the images (T, n, C, H, W) in [0, 1] at rising times (T,) in [0, 1]; else as above.
@@ -169,11 +181,18 @@ class Refiner(nn.Module):
         states = self._solve(means, latents, noise, wanted).states
         return self._added(means, states[len(wanted) - len(times) :])
 
-    def _solve(self, means: Tensor, latents: Tensor, noise: Tensor, times: Tensor | None = None) -> FlowSolution:
+    def _solve(
+        self,
+        means: Tensor,
+        latents: Tensor,
+        noise: Tensor,
+        times: Tensor | None = None,
+        options: SolveOptions | None = None,
+    ) -> FlowSolution:
         """Solve from noise at time 0, where a state says nothing of a residual of mean zero."""
         start = self.noise * noise
         known = self.field.preconditioning(start.new_zeros(()))[0] * start if self.zero_mean_residual else None
-        options = self.flow.options.but(precision=self.precision)
+        options = (options or self.flow.options).but(precision=self.precision)
         solution: FlowSolution = self.flow(
             start, self._condition(means, latents), times=times, velocity=known, options=options
         )
