@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .data import Images
     from .distributions import LatentModel
-    from .metrics import FeatureNetwork, Score
+    from .metrics import FeatureNetwork, Sampling, Score
     from .runtime.workers import Workers
 
 # Why a score may be no number.
@@ -47,8 +47,15 @@ class Options:
     inception, efficientnet-lite0 or one of a plugin; that of the recipe, or the image set's own, if not given."""
     features_path: Path | None = None
     """File with the feature network's weights, on machines without a network."""
-    particles: int = 128
-    """Particles of the importance-weighted likelihood; 0 leaves likelihoods out."""
+    particles: int | None = None
+    """Particles of the importance-weighted likelihood, 128 if not given, of a flow of pixels 1; 0 leaves likelihoods
+    out."""
+    likelihood_images: int = 1000
+    """Test images at most whose likelihood under a flow of pixels is found, which takes a second or more for each."""
+    evaluations: int = 0
+    """How often a flow of pixels is evaluated for a sample; 0 as the recipe says."""
+    guidance: float = 1.0
+    """Guidance of samples towards labels, of a model with labels; see `python -m ncode_gen.sample --help`."""
     limit: int = 0
     """Score only so many test images; 0 for all."""
     seed: int = 0
@@ -72,9 +79,11 @@ class Options:
 def main(argv: list[str]) -> None:
     """Score samples, likelihoods and reconstructions; print a table and write evaluation.json."""
     options = parse(Options, "evaluate", argv, "Score a trained model, or images of any generator, on held-out images.")
-    for flag, value, least in (("n", options.n, 2), ("particles", options.particles, 0), ("limit", options.limit, 0)):
+    least_of = {"n": 2, "particles": 0, "limit": 0, "likelihood_images": 1, "evaluations": 0}
+    for flag, least in least_of.items():
+        value = getattr(options, flag) or 0
         if value < least:
-            raise UserError(f"--{flag} must be at least {least}, got {value}")
+            raise UserError(f"--{flag.replace('_', '-')} must be at least {least}, got {value}")
     path = Path(options.run)
     if not options.data:
         if path.suffix == ".npz":
@@ -83,14 +92,22 @@ def main(argv: list[str]) -> None:
         _evaluate_run(options)
     elif (path / "recipe.toml").exists():
         raise UserError(f"{path} is a run, whose recipe says its image set; leave --data.name out")
-    elif options.particles != Options.particles or not options.refine:
+    elif options.particles is not None or not options.refine:
         raise UserError("images alone have no likelihood and no refiner; leave --particles and --no-refine out")
+    elif options.evaluations or options.guidance != 1:
+        raise UserError("images alone have no flow of pixels; leave --evaluations and --guidance out")
     else:
         _evaluate_images(options, path)
 
 
 def _evaluate_run(options: Options) -> None:
-    from .metrics import image_features, sample_features, score_reconstruction
+    from .metrics import (
+        image_features,
+        sample_features,
+        score_flow_reconstruction,
+        score_labels_of_samples,
+        score_reconstruction,
+    )
     from .report import write_report
     from .runfolder.history import read_run
     from .runfolder.run import EVALUATION, find_run, load_recipe, load_run, load_run_data, weights_digest
@@ -122,22 +139,57 @@ def _evaluate_run(options: Options) -> None:
     if not options.refine:
         protocol["refiner"] = "left out"
     # What takes long is shared by the processes; the rest is the main one's.
+    settings = _sampling(options, model, folder, protocol)
     fake = sample_features(
-        model, network, options.n, seed=options.seed, quiet=quiet, workers=workers, refine=options.refine
+        model,
+        network,
+        options.n,
+        seed=options.seed,
+        quiet=quiet,
+        workers=workers,
+        refine=options.refine,
+        settings=settings,
     )
     real = image_features(network, test, model.device, workers)
     likelihood = _score_likelihood(model, test, options, protocol, quiet, workers)
     if not workers.is_main:
         return
     scores = _compared(real, fake, options, protocol, device)
+    if settings.labels is not None:
+        scores |= score_labels_of_samples(network, real, fake, test, settings.labels)
     stochastic = recipe.objective.uses_stochastic_targets
     scores |= score_reconstruction(model, test, stochastic_targets=stochastic, seed=options.seed)
+    if not recipe.observation.pixelwise:
+        scores |= score_flow_reconstruction(model, test, seed=options.seed)
     _score_latents(model, splits.train, test, network, options, scores, protocol["warnings"])
     scores |= likelihood
     _write(out, recipe.name, protocol, scores, started, quiet=options.quiet)
     record = read_run(folder)
     if record.report and out == folder / EVALUATION:
         write_report(record, record.report)
+
+
+def _sampling(options: Options, model: LatentModel, folder: Path, protocol: dict[str, Any]) -> Sampling:
+    """Return how samples are made: of a model with labels, as many of each class; it goes into the protocol.
+
+    Raises:
+        UserError: the model has no labels, or no flow of pixels.
+    """
+    import torch
+
+    from .metrics import Sampling
+
+    classes = model.observation.classes
+    if options.guidance != 1 and not classes:
+        raise UserError(f"{folder} was trained without labels; leave --guidance out")
+    if options.evaluations and not model.observation.stochastic:
+        raise UserError(f"{folder} has no flow of pixels; leave --evaluations out")
+    if options.evaluations:
+        protocol["evaluations"] = options.evaluations
+    if classes:
+        protocol |= {"labels": "as many samples of each class", "guidance": options.guidance}
+    labels = torch.arange(options.n) % classes if classes else None
+    return Sampling(labels, options.guidance, options.evaluations or None)
 
 
 def _evaluate_images(options: Options, path: Path) -> None:
@@ -284,22 +336,32 @@ def _score_likelihood(
     """Return likelihoods and evaluations of the flow; how they were made goes into the protocol."""
     import torch
 
-    from .metrics import mean_score, score_likelihood
+    from .distributions import PixelFlow
+    from .metrics import mean_score, score_likelihood, score_pixel_likelihood
     from .runtime.progress import console
 
-    protocol["particles"] = options.particles
+    flow = isinstance(model.observation, PixelFlow)
+    particles = options.particles if options.particles is not None else 1 if flow else 128
+    protocol["particles"] = particles
     protocol["likelihood"] = model.observation.protocol
     scores: dict[str, Score] = {}
     if model.posterior.flow is not None:
         evaluations = model.trajectory(test.first(500, model.device), torch.tensor([0.0, 1.0])).nfe
         scores["nfe"] = mean_score(torch.full((2,), float(evaluations)))
-    if options.particles == 0:
+    if particles == 0:
         return scores
     if model.posterior.deterministic:
         protocol["likelihood"] = "no likelihood, since the posterior of a deterministic autoencoder has no density"
         return scores
     try:
-        found = score_likelihood(model, test, options.particles, seed=options.seed, quiet=quiet, workers=workers)
+        if flow:
+            some = test.head(options.likelihood_images)
+            protocol["likelihood_images"] = len(some)
+            solved = score_pixel_likelihood(model, some, particles, seed=options.seed, quiet=quiet, workers=workers)
+            protocol["solver"] = {"refined": f"rk4 x {solved.steps}", "moved_bits_per_dim": solved.moved}
+            rate = {} if solved.rate is None else {"rate_nats": solved.rate}
+            return scores | {"bits_per_dim": solved.solved, "bits_per_dim_bound": solved.bound, **rate}
+        found = score_likelihood(model, test, particles, seed=options.seed, quiet=quiet, workers=workers)
     except ValueError as error:
         # The other scores stand; a likelihood that the solver decides is not printed.
         protocol["warnings"].append(str(error))
@@ -331,7 +393,10 @@ def _print_table(name: str, protocol: dict[str, Any], scores: dict[str, Score]) 
         table.add_row(labels.get(key, key), f"{score.value:.4g}", interval, UNITS.get(key, ""))
     console = Console(width=110, highlight=False, markup=False, emoji=False)
     console.print(table)
-    if solver and solver["refined"] != "none":
+    if solver and "moved_bits_per_dim" in solver:
+        moved = f"{solver['moved_bits_per_dim']:.4f} bits a dimension"
+        console.print(f"likelihoods with {solver['refined']}, which moved by {moved} at the last doubling")
+    elif solver and solver["refined"] != "none":
         console.print(f"likelihoods with {solver_note(solver)}")
     for warning in protocol["warnings"]:
         console.print(f"warning: {warning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import io
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Options:
     samples.png if not given."""
     refine: bool = True
     """Whether images are sampled given their latents, where the model has a refiner; else they are decoder means."""
+    label: str = ""
+    """Class of the samples, by name or number, of a model with labels; "each" for as many of each class."""
+    guidance: float = 1.0
+    """How far samples are moved towards their label, away from those of any class; 1 for not at all, 1.5 for sharper
+    and less varied ones."""
+    evaluations: int = 0
+    """How often the flow of pixels is evaluated for an image, of a model that has one; 0 as its recipe says."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -55,21 +65,65 @@ def main(argv: list[str]) -> None:
 
     import torch
 
-    from .runfolder.run import load_run
+    from .runfolder.run import find_run, load_recipe, load_run
     from .runtime.device import computes_in_bf16, resolve_device
     from .runtime.seeding import seeded
 
     device = resolve_device(options.device)
-    model = load_run(options.run, device)
+    folder = find_run(options.run)
+    classes = load_recipe(folder).data.classes
+    labels = _labels(options.label, classes, options.n, folder) if options.label else None
+    _check_settings(options, folder, classes)
+    model = load_run(folder, device)
+    if options.evaluations and not model.observation.stochastic:
+        raise UserError(f"{folder} has no flow of pixels; leave --evaluations out")
     if options.precision == "bf16":
         if computes_in_bf16(device):
             model.compute_in(torch.bfloat16)
         elif not options.quiet:
             print("This CPU has no native bf16; sampling in float32.")
-    images = model.sample(options.n, seeded(options.seed), refine=options.refine)
+    numbers = None if labels is None else torch.tensor(labels)
+    images = model.sample(
+        options.n,
+        seeded(options.seed),
+        refine=options.refine,
+        labels=numbers,
+        guidance=options.guidance,
+        evaluations=options.evaluations or None,
+    )
     _write(images.cpu(), Path(out), single)
     if not options.quiet:
         print(f"{options.n} samples, seed {options.seed}: {out}")
+
+
+def _labels(label: str, classes: tuple[str, ...], n: int, folder: Path) -> list[int]:
+    """Return the number of each sample's class.
+
+    Raises:
+        UserError: the model has no labels, or not this one.
+    """
+    if not classes:
+        raise UserError(f"{folder} was trained without labels; leave --label out, or train with data.classes")
+    if label == "each" and "each" not in classes:
+        return [i * len(classes) // n for i in range(n)]
+    if label in classes:
+        return [classes.index(label)] * n
+    if label.isdecimal() and int(label) < len(classes):
+        return [int(label)] * n
+    near = difflib.get_close_matches(label, classes, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"its classes are {', '.join(classes)}"
+    raise UserError(f"{folder} has no class {label}; {hint}")
+
+
+def _check_settings(options: Options, folder: Path, classes: tuple[str, ...]) -> None:
+    """Raise a `UserError`, if guidance or the number of evaluations is none."""
+    if options.evaluations < 0:
+        raise UserError(f"--evaluations must be at least 1, got {options.evaluations}")
+    if not 0 <= options.guidance <= MOST_GUIDANCE:
+        raise UserError(f"--guidance must be from 0 to {MOST_GUIDANCE:g}, got {options.guidance}")
+    if options.guidance != 1 and not options.label:
+        reason = "needs a --label" if classes else f"needs labels, without which {folder} was trained"
+        raise UserError(f"--guidance {reason}")
 
 
 def _write(images: Tensor, out: Path, single: bool) -> None:

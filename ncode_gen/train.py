@@ -1,10 +1,11 @@
 """Train a model: `python -m ncode_gen.train [MODEL.toml] [--section.key value ...]`."""
 
+import dataclasses
 import difflib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -148,6 +149,9 @@ def _check_model(said: Recipe, now: Recipe, model: Path, folder: Path) -> None:
     Raises:
         UserError: they differ; the message names the keys.
     """
+    held = now.data.classes if said.data.classes == ("auto",) else said.data.classes
+    changes: Any = {"classes": held}
+    said = dataclasses.replace(said, data=dataclasses.replace(said.data, **changes))
     differing = sorted(changed_keys(said.to_dict(), now.to_dict()).keys() - {"name"})
     if differing:
         raise UserError(

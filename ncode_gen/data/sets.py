@@ -276,9 +276,10 @@ def load_folder(section: DataSection, recorded: FileSplit | None = None, *, earl
     paths = [root / name for name in used]
     pixels, lines = set_range(paths, PixelRange(*given) if given else split.pixels)
     order = torch.arange(len(used)).split([len(train), len(split.validation), len(split.test)])
-    splits = _streams(paths, order, section.size or FOLDER_SIZE, section, _classes(names, used), pixels)
-    files = dataclasses.replace(split, pixels=pixels)
-    return dataclasses.replace(splits, notes=(*notes, *lines), warnings=tuple(warnings), files=files)
+    classes, labels = _classes(names, used)
+    splits = _streams(paths, order, section.size or FOLDER_SIZE, section, labels, pixels)
+    said: dict[str, Any] = {"notes": (*notes, *lines), "warnings": tuple(warnings), "classes": classes}
+    return dataclasses.replace(splits, files=dataclasses.replace(split, pixels=pixels), **said)
 
 
 EARLIER = (
@@ -322,22 +323,27 @@ def _earlier_split(names: dict[str, list[str]], section: DataSection) -> FileSpl
     return FileSplit(FileSplit.digest_of(paths), learnt, watched, scored)
 
 
-def _classes(names: dict[str, list[str]], used: list[str]) -> Tensor | None:
-    """Return the class of each picture that is used, (n,), if all are in class folders, the same for training and test.
+def _classes(names: dict[str, list[str]], used: list[str]) -> tuple[tuple[str, ...], Tensor | None]:
+    """Return the names of the classes and the class of each picture that is used, (n,), if all are in class folders.
+
+    Where there are folders of training and test pictures, each has the same class folders; else there are none.
 
     Args:
-        names: the relative paths of each part, PART/CLASS/...; of one part alone there are no classes.
+        names: the relative paths of each part, PART/CLASS/..., or CLASS/... of one part alone.
         used: those that are used.
     """
+    place = 0 if "all" in names else 1
     split = {part: [name.split("/") for name in some] for part, some in names.items()}
-    if "train" not in split or any(len(steps) < 3 for some in split.values() for steps in some):
-        return None
-    known = {part: {steps[1] for steps in some} for part, some in split.items()}
-    same = known["train"] == known["test"] and all(classes <= known["train"] for classes in known.values())
-    if len(known["train"]) < 2 or not same:
-        return None
-    number = {name: i for i, name in enumerate(sorted(known["train"]))}
-    return torch.tensor([number[name.split("/")[1]] for name in used])
+    if any(len(steps) < place + 2 for some in split.values() for steps in some):
+        return (), None
+    known = {part: {steps[place] for steps in some} for part, some in split.items()}
+    learnt = known["all" if "all" in names else "train"]
+    same = known.get("test", learnt) == learnt and all(some <= learnt for some in known.values())
+    if len(learnt) < 2 or not same:
+        return (), None
+    classes = tuple(sorted(learnt))
+    number = {name: i for i, name in enumerate(classes)}
+    return classes, torch.tensor([number[name.split("/")[place]] for name in used])
 
 
 @dataclass(frozen=True)

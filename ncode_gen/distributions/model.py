@@ -384,7 +384,7 @@ class LatentModel(nn.Module):
         """
         latents = latents.to(self.device, self.dtype)
         noise = self._pixel_noise(len(latents), generator)
-        return self.observation.trajectories(latents, noise, cast(Any, times))
+        return self.observation.trajectories(self.conditions(latents), noise, cast(Any, times))
 
     @_uncast
     def log_likelihood(

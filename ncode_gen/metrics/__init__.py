@@ -3,17 +3,21 @@
 from .features import FeatureNetwork, load_features
 from .frechet import GaussianStatistics, frechet_distance, frechet_score
 from .kernel import kernel_distance
+from .label_scores import score_labels_of_samples
 from .latents import interpolation_score, linear_probe
 from .likelihood import LikelihoodScores, score_likelihood
 from .manifold import density_coverage, precision_recall
-from .reconstruction import score_reconstruction, structural_similarity
-from .samples import compare_features, distance_device, few_images_warning, image_features, sample_features
+from .pixel_likelihood import PixelLikelihood, score_pixel_likelihood
+from .reconstruction import score_flow_reconstruction, score_reconstruction, structural_similarity
+from .samples import Sampling, compare_features, distance_device, few_images_warning, image_features, sample_features
 from .score import Score, mean_score
 
 __all__ = [
     "FeatureNetwork",
     "GaussianStatistics",
     "LikelihoodScores",
+    "PixelLikelihood",
+    "Sampling",
     "Score",
     "compare_features",
     "density_coverage",
@@ -29,7 +33,10 @@ __all__ = [
     "mean_score",
     "precision_recall",
     "sample_features",
+    "score_flow_reconstruction",
+    "score_labels_of_samples",
     "score_likelihood",
+    "score_pixel_likelihood",
     "score_reconstruction",
     "structural_similarity",
 ]

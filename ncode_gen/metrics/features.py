@@ -69,6 +69,13 @@ class ClassifierFeatures(FeatureNetwork):
         except (SafetensorError, RuntimeError, OSError) as error:
             raise UserError(f"{path} does not hold the weights of {name} ({str(error).splitlines()[0]})") from None
         self.network, self.digest = network.to(device).eval(), _digest(path)
+        self.classes = network.head.out_features
+
+    @torch.no_grad()
+    def classify(self, features: Tensor) -> Tensor:
+        """Return the class (n,), on the CPU, that the classifier takes features (n, size) for."""
+        found: Tensor = self.network.head(features.to(self.device)).argmax(1).cpu()
+        return found
 
     def batch(self, images: Tensor) -> Tensor:
         """Return features of 8-bit images; colour is averaged or grey repeated as needed, other sizes are resized."""

@@ -1,6 +1,7 @@
 """How near generated images are to real ones, in the space of a feature network."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,21 @@ from .score import Score
 BATCH = 250
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled, see `LatentModel.sample`.
+
+    Attributes:
+        labels: numbers of the classes, (n,), or None.
+        guidance: towards them.
+        evaluations: of a flow of pixels.
+    """
+
+    labels: Tensor | None = None
+    guidance: float = 1.0
+    evaluations: int | None = None
+
+
 def batch_generator(seed: int, number: int) -> torch.Generator:
     """Return the random numbers of one batch: they depend on seed and number alone, not on the process."""
     return seeded(1_000_003 * seed + number)
@@ -34,6 +50,7 @@ def sample_features(
     adjust: Adjust | None = None,
     workers: Workers = ALONE,
     refine: bool = True,
+    settings: Sampling | None = None,
 ) -> Tensor:
     """Return the features (n, f) of samples of a model.
 
@@ -46,12 +63,24 @@ def sample_features(
         adjust: changes the options that the prior's flow is solved with.
         workers: the processes that share the work; all of them get all features.
         refine: see `LatentModel.sample`.
+        settings: labels, guidance and evaluations; as the recipe says if None.
     """
+    settings = settings or Sampling()
     with track("samples", n, quiet=quiet) as progress:
         found = {}
         for number, start in workers.mine(range(0, n, BATCH)):
             numbers = batch_generator(seed, number)
-            images = model.sample(min(BATCH, n - start), numbers, adjust=adjust, refine=refine)
+            count = min(BATCH, n - start)
+            labels = None if settings.labels is None else settings.labels[start : start + count]
+            images = model.sample(
+                count,
+                numbers,
+                adjust=adjust,
+                refine=refine,
+                labels=labels,
+                guidance=settings.guidance,
+                evaluations=settings.evaluations,
+            )
             found[number] = network.of([images])
             progress.advance(len(images) * workers.count)
     return workers.gather(found)

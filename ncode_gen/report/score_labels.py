@@ -8,7 +8,11 @@ UNITS = {
     "nll_nats": "nats",
     "distortion_nats": "nats",
     "bits_per_dim": "bits",
+    "bits_per_dim_bound": "bits",
+    "rate_nats": "nats",
     "psnr": "dB",
+    "psnr_fresh": "dB",
+    "psnr_inverted": "dB",
     "nfe": "evaluations",
 }
 
@@ -23,6 +27,10 @@ def score_labels(protocol: Mapping[str, Any]) -> dict[str, str]:
     labels = {key: f"{key.upper()}[{features}, n={protocol['n']}, {protocol['split']}]" for key in ("fid", "kid")}
     labels |= {key: f"{key} [{features}]" for key in ("precision", "recall", "density", "coverage")}
     labels |= {"elbo_nats": "ELBO", "distortion_nats": "distortion", "bits_per_dim": "NLL per dimension"}
+    labels |= {"bits_per_dim_bound": "bound of the NLL per dimension", "rate_nats": "cost of the code"}
+    labels |= {"mse_fresh": "mse, code and fresh noise", "mse_inverted": "mse, code and its own noise"}
+    labels |= {"psnr_fresh": "psnr, code and fresh noise", "psnr_inverted": "psnr, code and its own noise"}
+    labels |= {"label_accuracy": "samples of their label", "label_fid": "FID within classes, mean"}
     return labels | {"nll_nats": f"NLL [K={protocol.get('particles')}]"}
 
 

@@ -17,6 +17,7 @@ from ..runtime.device import preserved_settings
 from ..runtime.seeding import preserved_randomness, random_states
 from ..runtime.signals import StopRequest, handle_signals
 from ..runtime.workers import ALONE, Workers
+from .labels import with_classes
 from .phase import Phase
 from .start import Start
 
@@ -54,14 +55,14 @@ def train(
     """
     lock = locked(folder) if workers.is_main else contextlib.nullcontext()
     with lock, handle_signals() as stop, preserved_randomness(), preserved_settings(device):
-        start = Start(recipe, splits, folder, device, stop.check, quiet=quiet, workers=workers)
+        start = Start(with_classes(recipe, splits), splits, folder, device, stop.check, quiet=quiet, workers=workers)
         with start.reporter:
             loop = _Loop(start, stop)
             for phase in start.begin(resume):
                 if phase.shared or workers.is_main:
                     loop.complete(phase)
         if workers.is_main:
-            save_weights(folder, start.average, recipe, start.epochs_done())
+            save_weights(folder, start.average, start.recipe, start.epochs_done())
     return start.average
 
 
