@@ -49,7 +49,9 @@ def main(argv: list[str]) -> None:
     splits = load_run_data(folder, recipe.data.at(options.root))
     print_data_notes(splits.notes, splits.warnings, quiet=options.quiet)
     out = options.out or folder / "gallery"
-    files = draw_gallery(model, splits.test, out, title=recipe.name, kind=options.format, seed=options.seed)
+    files = draw_gallery(
+        model, splits.test, out, title=recipe.name, kind=options.format, seed=options.seed, classes=recipe.data.classes
+    )
     files.append(write_report(read_run(folder, out), out / REPORT))
     if not options.quiet:
         for file in files:

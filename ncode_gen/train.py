@@ -114,7 +114,8 @@ def _train(options: Options, recipe: Recipe, folder: Path) -> None:
     try:
         from .figures import draw_gallery  # matplotlib takes a second, which the first step need not wait for
 
-        draw_gallery(model, splits.test, pictures, title=recipe.name)
+        classes = splits.classes if recipe.data.classes else ()
+        draw_gallery(model, splits.test, pictures, title=recipe.name, classes=classes)
     except UserError:
         raise
     except Exception as error:  # a figure is not worth losing the training

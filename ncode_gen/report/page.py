@@ -25,12 +25,18 @@ CAPTIONS = {
     "animation": "The latents of held-out images moving from t = 0 to t = 1, decoded.",
     "decoder-trajectory": "How images arise along the decoder's flow.",
     "refiner-trajectory": "The refiner's flow, from decoder means with noise to images.",
+    "controls": "One noise flows to many images, each under the control that an image's code decides.",
+    "pixels-trajectory": "The flow of pixels, from noise to images.",
+    "noises": "What the code keeps, and what the noise adds.",
+    "labels": "Samples of each class.",
 }
 CURVES = (
     ("Nats an image", {"train_nats": "training", "validation_nats": "validation"}),
     ("Loss", {"loss": "loss"}),
+    ("Bits per dimension of held-out images, a bound", {"validation_bits_per_dim": "validation"}),
+    ("Cost of the code, nats", {"kl_nats": "training", "validation_kl_nats": "validation"}),
     (
-        "Refiner: flow-matching loss",
+        "Flow-matching loss",
         # And the names of earlier versions.
         {
             **{"flow_matching": "training", "validation_flow_matching": "validation"},
