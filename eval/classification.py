@@ -26,7 +26,8 @@ from intervals import interval
 from torch import Tensor, nn
 
 from ncode_gen.config import section
-from ncode_gen.data.sets import TensorImages, load_data
+from ncode_gen.data.images import TensorImages
+from ncode_gen.data.sets import load_data
 from ncode_gen.runtime.files import write_atomically, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"

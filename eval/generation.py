@@ -37,7 +37,8 @@ from torch import Tensor
 
 from ncode_gen.config import Recipe, known_kinds
 from ncode_gen.config.networks import RefinedSection
-from ncode_gen.data.sets import Splits, TensorImages, load_data
+from ncode_gen.data.images import TensorImages
+from ncode_gen.data.sets import Splits, load_data
 from ncode_gen.distributions import LatentModel, Refined, Refiner
 from ncode_gen.distributions.priors import FlowPrior, GaussianMixture, Prior
 from ncode_gen.metrics import (

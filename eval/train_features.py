@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ncode_gen.config import section
-from ncode_gen.data.sets import TensorImages, load_data
+from ncode_gen.data.images import TensorImages
+from ncode_gen.data.sets import load_data
 from ncode_gen.metrics.classifier import SmallClassifier
 from ncode_gen.metrics.features import CLASSIFIERS
 from ncode_gen.runtime.files import write_atomically, write_text

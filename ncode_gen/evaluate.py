@@ -318,12 +318,11 @@ def _score_latents(
     warnings: list[str],
 ) -> None:
     """Score what the latents are good for, where the images have what that takes."""
-    from .data import TensorImages
     from .metrics import interpolation_score, linear_probe
 
     if len(test) > 1:
         scores["interpolation"] = interpolation_score(model, test.first(201, model.device), network)
-    if isinstance(train, TensorImages) and isinstance(test, TensorImages) and train.labels is not None:
+    if train.labels is not None and test.labels is not None:
         if len(train.labels.unique()) > 1:
             scores["probe"] = linear_probe(model, train, test, options.seed)
         else:

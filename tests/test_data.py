@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from ncode_gen.config import section
+from ncode_gen.data import decoded
 from ncode_gen.data import sets as data
+from ncode_gen.data.images import TensorImages
 from ncode_gen.data.picture_files import read_picture
-from ncode_gen.data.sets import TensorImages, load_data
+from ncode_gen.data.sets import load_data
 from ncode_gen.errors import UserError
 
 from .conftest import ROOT
@@ -82,15 +84,54 @@ def test_class_folders_give_labels_and_no_order(tmp_path: Path) -> None:
     assert load_data(section("data", name="folder", root=str(tmp_path), size=8)).test.labels is None
 
 
-def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(
-    pictures: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_too_large_for_memory_is_decoded_once_with_the_same_pixels(
+    pictures: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe = section("data", name="folder", root=str(pictures), size=16)
     held = load_data(recipe)
     monkeypatch.setattr(data, "IN_MEMORY", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for workers in (0, 2):
+        mapped = load_data(dataclasses.replace(recipe, workers=workers))
+        assert type(mapped.train).__name__ == "MappedImages" and mapped.notes == held.notes
+        for part in ("train", "validation", "test"):
+            one, other = getattr(mapped, part), getattr(held, part)
+            assert len(one) == len(other) and torch.equal(one.first(9), other.first(9))
+        order = torch.tensor([2, 0])
+        assert torch.equal(next(mapped.train.head(5).batches(2, order)), held.train.first(9)[order])
+        # From here on no picture is decoded.
+        monkeypatch.setattr(data, "read_picture", None)
+    assert len(list((tmp_path / "cache").rglob("*.bytes"))) == 1
+
+
+def test_a_picture_that_changes_is_decoded_again(
+    pictures: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipe = section("data", name="folder", root=str(pictures), size=16)
+    before = torch.cat(list(load_data(recipe).train.batches(4)))
+    for path in pictures.rglob("*.png"):
+        Image.new("RGB", (20, 20), (1, 2, 3)).save(path)
+    after = torch.cat(list(load_data(recipe).train.batches(4)))
+    assert before.shape == after.shape and not torch.equal(before, after)
+    assert len(list((tmp_path / "cache").rglob("*.bytes"))) == 2
+
+
+@pytest.mark.parametrize("hindrance", ["no folder", "no room"])
+def test_without_a_cache_large_folders_are_streamed_with_the_same_pixels(
+    pictures: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hindrance: str
+) -> None:
+    recipe = section("data", name="folder", root=str(pictures), size=16)
+    held = load_data(recipe)
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("file" if hindrance == "no folder" else "cache")))
+    if hindrance == "no room":
+        monkeypatch.setattr(decoded, "LARGEST_SHARE", 0)
     for workers in (0, 2):
         streamed = load_data(dataclasses.replace(recipe, workers=workers))
-        assert type(streamed.train).__name__ == "FolderImages"
+        assert type(streamed.train).__name__ == "FolderImages" and any("no room" in note for note in streamed.notes)
         torch.testing.assert_close(streamed.train.first(9), held.train.first(9))
         order = torch.tensor([2, 0])
         torch.testing.assert_close(next(streamed.train.batches(2, order)), held.train.first(9)[order])
@@ -98,6 +139,7 @@ def test_a_folder_too_large_for_memory_is_streamed_with_the_same_pixels(
 
 def test_a_broken_picture_is_named_when_streamed_too(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "IN_MEMORY", 0)
+    monkeypatch.setattr(decoded, "LARGEST_SHARE", 0)
     recipe = section("data", name="folder", root=str(pictures), size=16)
     for name in ("a.png", "palette.gif", "deep/alpha.png"):
         (pictures / name).write_bytes(b"broken")

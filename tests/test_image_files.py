@@ -9,7 +9,8 @@ from PIL import Image
 
 from ncode_gen.config import section
 from ncode_gen.data.image_files import fit_channels, images_digest, read_images
-from ncode_gen.data.sets import TensorImages, load_data
+from ncode_gen.data.images import TensorImages
+from ncode_gen.data.sets import load_data
 from ncode_gen.errors import UserError
 from ncode_gen.evaluate import main
 

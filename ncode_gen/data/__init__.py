@@ -1,5 +1,7 @@
 """Image sets: read, split and cached."""
 
-from .sets import FolderImages, Images, Splits, TensorImages, load_data
+from .decoded import MappedImages
+from .images import FolderImages, Images, TensorImages
+from .sets import Splits, load_data
 
-__all__ = ["FolderImages", "Images", "Splits", "TensorImages", "load_data"]
+__all__ = ["FolderImages", "Images", "MappedImages", "Splits", "TensorImages", "load_data"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..config import DataSection
 from ..errors import UserError
 from .image_files import pixels_of
-from .sets import Splits, TensorImages, held_out_validation, resized, shuffled
+from .images import TensorImages
+from .sets import Splits, held_out_validation, resized, shuffled
 
 Array = np.ndarray[Any, Any]
 LAYOUT = "x_train and, where there are, y_train, x_test, y_test"

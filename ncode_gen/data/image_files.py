@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .images import TensorImages
 from .picture_files import open_picture, read_picture, set_range
 from .picture_folders import find_pictures
 from .pictures import to_bytes
-from .sets import TensorImages
 
 GREY_MODES = ("1", "L", "F")  # and all whose names begin with I
 CHANNELS = (1, 3, 4)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ..config import DataSection
 from ..errors import UserError
 from ..runtime.paths import user_path
 from ..runtime.seeding import seeded
+from .decoded import MappedImages, decoded, pictures_digest
+from .images import FolderImages, Images, TensorImages
 from .picture_files import read_picture, set_range
 from .picture_folders import find_pictures, split_folders
 from .pixel_range import PixelRange
@@ -29,130 +28,6 @@ from .splits import FileSplit, place_of, split_by_hash
 IN_MEMORY = 2**30
 FOLDER_SIZE = 32
 CELEBA_SIZE = 64
-
-
-class Images(ABC):
-    """A fixed sequence of images of one shape.
-
-    Attributes:
-        shape: (C, H, W).
-    """
-
-    shape: tuple[int, int, int]
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    @abstractmethod
-    def batches(self, size: int, order: Tensor | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-        """Yield batches (size, C, H, W) in [0, 1], float32, on a device.
-
-        Args:
-            size: images in a batch; the last one may be smaller.
-            order: indices of the images, shape (m,); all in their own order if None.
-            device: where the batches are needed.
-        """
-
-    @abstractmethod
-    def head(self, n: int) -> Images:
-        """Return the set of the first `n` images, or of all, if there are fewer."""
-
-    def first(self, n: int, device: torch.device | str = "cpu") -> Tensor:
-        """Return the first `n` images (or all, if fewer), (m, C, H, W) in [0, 1]."""
-        return next(self.batches(n, torch.arange(min(n, len(self))), device))
-
-
-class TensorImages(Images):
-    """Images that live in one tensor.
-
-    Args:
-        pixels: (n, C, H, W), uint8.
-        labels: classes, (n,), where they are known.
-        notes: what to say of how they were read, a line each.
-    """
-
-    def __init__(self, pixels: Tensor, labels: Tensor | None = None, notes: tuple[str, ...] = ()) -> None:
-        self.pixels, self.labels, self.notes = pixels, labels, notes
-        self._copy: Tensor | None = None
-        self.shape = (int(pixels.shape[1]), int(pixels.shape[2]), int(pixels.shape[3]))
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batches(self, size: int, order: Tensor | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-        """Yield batches in [0, 1]."""
-        pixels = self._on(torch.device(device))
-        order = torch.arange(len(self)) if order is None else order
-        for part in order.to(device).split(size):
-            yield pixels[part].float() / 255
-
-    def _on(self, device: torch.device) -> Tensor:
-        """Return the pixels on a device; a copy on another one than theirs is made once."""
-        if device == self.pixels.device:
-            return self.pixels
-        if self._copy is None or self._copy.device != device:
-            self._copy = self.pixels.to(device)
-        return self._copy
-
-    def head(self, n: int) -> TensorImages:
-        """Return the first `n` images."""
-        return self.select(torch.arange(min(n, len(self))))
-
-    def select(self, order: Tensor) -> TensorImages:
-        """Return the images at the given indices."""
-        return TensorImages(self.pixels[order], None if self.labels is None else self.labels[order])
-
-
-class FolderImages(Images):
-    """Pictures read from files when they are needed, by worker processes.
-
-    Args:
-        read: returns the picture (C, H, W), uint8, at an index.
-        order: the indices that belong to this set.
-        shape: (C, H, W).
-        workers: number of reading processes.
-    """
-
-    def __init__(self, read: Callable[[int], Tensor], order: Tensor, shape: tuple[int, int, int], workers: int) -> None:
-        self.read, self.order, self.shape, self.workers = read, order, shape, workers
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def batches(self, size: int, order: Tensor | None = None, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-        """Yield batches in [0, 1].
-
-        Raises:
-            UserError: a picture cannot be read; the message names the file.
-        """
-        chosen = self.order if order is None else self.order[order]
-        dataset = _Reading(self.read, chosen.tolist())
-        for pictures in DataLoader(dataset, batch_size=size, num_workers=min(self.workers, _cores()), collate_fn=list):
-            for picture in pictures:
-                if isinstance(picture, str):
-                    raise UserError(picture)
-            yield torch.stack(pictures).to(device).float() / 255
-
-    def head(self, n: int) -> FolderImages:
-        """Return the first `n` images."""
-        return FolderImages(self.read, self.order[:n], self.shape, self.workers)
-
-
-class _Reading(Dataset[Tensor | str]):
-    """Pictures at given indices; an unreadable one becomes its message, since errors lose their class in workers."""
-
-    def __init__(self, read: Callable[[int], Tensor], indices: list[int]) -> None:
-        self.read, self.indices = read, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Tensor | str:
-        try:
-            return self.read(self.indices[index])
-        except UserError as error:
-            return str(error)
 
 
 @dataclass(frozen=True)
@@ -194,11 +69,6 @@ TORCHVISION = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
     "celeba": ("CelebA", "celeba"),
 }
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _halves(section: DataSection) -> tuple[Any, Any]:
@@ -279,9 +149,14 @@ def load_folder(section: DataSection, recorded: FileSplit | None = None, *, earl
     classes, labels = _classes(names, used)
     splits = _streams(paths, order, section.size or FOLDER_SIZE, section, labels, pixels)
     said: dict[str, Any] = {"notes": (*notes, *lines), "warnings": tuple(warnings), "classes": classes}
+    said["notes"] = (*said["notes"], *splits.notes)
     return dataclasses.replace(splits, files=dataclasses.replace(split, pixels=pixels), **said)
 
 
+STREAMED = (
+    "the pictures are too many for memory, and there is no room for them in the cache (XDG_CACHE_HOME): they are "
+    "decoded anew whenever they are needed, which is slow, and their classes are not used"
+)
 EARLIER = (
     "this run holds no record of its pictures (data.json), as runs of earlier versions do not: they are split as those "
     "did, so if pictures were added, renamed or taken away since, some test pictures were learnt from"
@@ -367,13 +242,22 @@ def _streams(
     labels: Tensor | None = None,
     pixels: PixelRange | None = None,
 ) -> Splits:
-    """Read pictures by the indices of each part; sets that fit in memory once, larger ones as a stream, unlabelled."""
+    """Read pictures by the indices of each part, once: into memory, or larger sets into a cache on the disk.
+
+    Where the cache cannot be written, larger sets are read as a stream.
+    """
     keys = section.values()
     read = _Files(paths, side, keys["grey"], pixels)
     shape = (1 if keys["grey"] else 3, side, side)
     train, validation, test = (FolderImages(read, some, shape, keys["workers"]) for some in order)
     if len(paths) * shape[0] * side * side > IN_MEMORY:
-        return Splits(train, validation, test)
+        everything = FolderImages(read, torch.arange(len(paths)), shape, keys["workers"])
+        digest = pictures_digest(paths, (side, keys["grey"], pixels))
+        mapped = decoded(everything.batches(256), len(paths), shape, digest)
+        if mapped is None:
+            return Splits(train, validation, test, notes=(STREAMED,))
+        first, second, third = (MappedImages(mapped, some, None if labels is None else labels[some]) for some in order)
+        return Splits(first, second, third)
 
     def held(part: FolderImages) -> TensorImages:
         pixels = torch.cat([(255 * batch).round().byte() for batch in part.batches(256)])

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
 
-from ..data.sets import Images
+from ..data.images import Images
 from ..distributions import LatentModel, PixelFlow
 from ..runtime.seeding import seeded
 from .grids import labelled_rows

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..data.sets import Images
+from ..data.images import Images
 from .features import ClassifierFeatures, FeatureNetwork
 from .frechet import frechet_score
 from .score import Score
@@ -24,7 +24,7 @@ def score_labels_of_samples(
         test: the test images, with labels, or without.
         labels: classes of the samples, (n,).
     """
-    known = getattr(test, "labels", None)
+    known = test.labels
     scores: dict[str, Score] = {}
     classes = int(labels.max()) + 1
     if isinstance(network, ClassifierFeatures) and network.classes == classes and known is not None:

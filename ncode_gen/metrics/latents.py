@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..data.sets import TensorImages
+from ..data.images import Images
 from ..distributions import LatentModel
 from ..runtime.seeding import seeded
 from .features import FeatureNetwork
@@ -12,7 +12,7 @@ from .score import Score, mean_score
 PROBED = 10000
 
 
-def linear_probe(model: LatentModel, train: TensorImages, test: TensorImages, seed: int = 0) -> Score:
+def linear_probe(model: LatentModel, train: Images, test: Images, seed: int = 0) -> Score:
     """Return the test accuracy of a logistic regression on the latents of labelled images.
 
     At most 10,000 training images are used; latents are standardised; the penalty is scikit-learn's default.
@@ -28,13 +28,12 @@ def linear_probe(model: LatentModel, train: TensorImages, test: TensorImages, se
         raise ValueError("a linear probe needs labelled images")
     chosen = torch.randperm(len(train), generator=seeded(seed))[:PROBED]
 
-    def latents(images: TensorImages) -> Tensor:
-        return torch.cat([model.encode(batch).cpu() for batch in images.batches(500, device=model.device)]).double()
+    def latents(images: Images, order: Tensor | None = None) -> Tensor:
+        batches = images.batches(500, order, model.device)
+        return torch.cat([model.encode(batch).cpu() for batch in batches]).double()
 
-    some = train.select(chosen)
-    assert some.labels is not None
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    probe.fit(latents(some).numpy(), some.labels.numpy())
+    probe.fit(latents(train, chosen).numpy(), train.labels[chosen].numpy())
     right = float(probe.score(latents(test).numpy(), test.labels.numpy()))
     return Score.of_share(right, len(test))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.sets import Images
+from ..data.images import Images
 from ..distributions import LatentModel, PixelFlow
 from ..runtime.progress import track
 from ..runtime.workers import ALONE, Workers

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..data.sets import Images
+from ..data.images import Images
 from ..distributions import LatentModel, PixelFlow
 from ..runtime.seeding import seeded
 from .score import Score, mean_score

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.sets import Images
+from ..data.images import Images
 from ..distributions import Adjust, LatentModel
 from ..runtime.progress import track
 from ..runtime.seeding import seeded

@@ -23,8 +23,7 @@ def with_classes(recipe: Recipe, splits: Splits) -> Recipe:
     wanted = recipe.data.classes
     if not wanted:
         return recipe
-    labels = getattr(splits.train, "labels", None)
-    if labels is None:
+    if splits.train.labels is None:
         raise UserError(
             "data.classes needs images with labels, and these have none: name a set that has them, give y_train beside "
             "x_train, or put the pictures of each class into a folder of their own"

@@ -321,7 +321,7 @@ class PriorPhase(Phase):
 
 def context_labels(context: Context) -> Tensor | None:
     """Return the classes of the training images, (n,), where they condition the model."""
-    return getattr(context.splits.train, "labels", None) if context.recipe.data.classes else None
+    return context.splits.train.labels if context.recipe.data.classes else None
 
 
 def posterior_latents(context: Context) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..data.images import Images
 from ..data.pictures import tiled
-from ..data.sets import Images
 from ..distributions import LatentModel
 from ..runtime.progress import SECONDS_BETWEEN_LINES, Shown, console
 from .curves import Curves

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ncode_gen.config import Recipe, section
-from ncode_gen.data.sets import TensorImages
+from ncode_gen.data.images import TensorImages
 from ncode_gen.distributions import build_model
 from ncode_gen.figures import draw_gallery
 from ncode_gen.figures.trajectories import principal_plane

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ncode_gen.data.sets import TensorImages
+from ncode_gen.data.images import TensorImages
 from ncode_gen.distributions import LatentModel, Pixelwise
 from ncode_gen.distributions.likelihoods import Gaussian
 from ncode_gen.distributions.posterior import GaussianPosterior

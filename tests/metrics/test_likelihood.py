@@ -3,7 +3,7 @@ import torch
 
 from ncode_gen.config import Recipe, section
 from ncode_gen.control import DensityError
-from ncode_gen.data.sets import TensorImages
+from ncode_gen.data.images import TensorImages
 from ncode_gen.distributions import build_model, likelihood_bounds
 from ncode_gen.metrics import score_likelihood
 from ncode_gen.metrics.likelihood import refine_steps

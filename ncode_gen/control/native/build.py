@@ -13,19 +13,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from ...runtime.paths import cache_folder
+
 # Not -ffast-math: it would change how the whole process rounds denormal numbers, and lose NaNs.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 SWITCH = "NCODE_GEN_NATIVE"
-
-
-def cache_folder() -> Path:
-    """Return the user's folder for things that can be made again; a temporary one, where there is no home."""
-    try:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        home = named if named.is_absolute() else Path.home() / ".cache"  # as the XDG specification has it
-    except RuntimeError:  # a user whom the system does not know, as in containers
-        home = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
-    return home / "ncode_gen"
 
 
 @functools.cache
