@@ -13,7 +13,7 @@ from torch import Tensor
 from ncode_gen.config import Recipe
 from ncode_gen.data.sets import load_data
 from ncode_gen.runtime.workers import ALONE
-from ncode_gen.training.phases import ImagePhase
+from ncode_gen.training.image_phase import ImagePhase
 from ncode_gen.training.start import Start
 
 MODELS = Path(__file__).parent.parent / "models"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncode_gen.config import section
+from ncode_gen.config import Recipe, section
 from ncode_gen.errors import UserError
 from ncode_gen.runfolder.state import PREVIOUS, STATE, is_locked, load_state, locked, save_state
 from ncode_gen.runtime.seeding import random_states, restore_random_states
@@ -222,3 +222,46 @@ def test_a_run_without_a_state_starts_from_the_beginning(tmp_path: Path, capsys:
     again = fit(recipe_of(), tmp_path / "new", resume=True).state_dict()
     assert same(whole, again)
     assert "starts from the beginning" in " ".join(capsys.readouterr().err.split())
+
+
+def pixel_flow_recipe(**observation: Any) -> Recipe:
+    """Return a recipe of a flow of pixels with labels, mirrored images, a deep prior and tuning."""
+    return Recipe.from_dict(
+        {
+            "data": {"limit": 128, "flip": True, "classes": ["auto"]},
+            "latent": {"dim": 32, "side": 4},
+            "encoder": {"kind": "map", "width": 8, "features": 128},
+            "flow": {"loop": "none"},
+            "observation": {"kind": "flow", "width": 8, "middle": 1, "hidden": 8, "steps": 1, **observation},
+            "objective": {"kind": "matching", "likelihood": 0.25},
+            "prior": {"kind": "deep-flow", "width": 8, "layers": 1, "iterations": 6, "batch": 32},
+            "training": {"epochs": 2, "batch": 32, "ema_images": 100},
+        }
+    )
+
+
+def test_parts_of_a_flow_of_pixels_are_a_whole_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = pixel_flow_recipe(reflow=2)
+    whole = fit(recipe, tmp_path / "whole").state_dict()
+    for step in (2, 5, 3, 5, 2):  # in both epochs of the model, then in the prior, then in the tuning
+        with monkeypatch.context() as patched:
+            patched.setattr(Step, "__call__", interrupted_at(step))
+            with pytest.raises(Interrupted):
+                fit(recipe, tmp_path / "cut", resume=(tmp_path / "cut").exists())
+    assert load_state(tmp_path / "cut")["phases"].keys() == {"model", "prior", "reflow"}
+    assert same(whole, fit(recipe, tmp_path / "cut", resume=True).state_dict())
+
+
+def test_tuning_of_a_finished_flow_of_pixels_changes_the_flow_alone(tmp_path: Path) -> None:
+    before = fit(pixel_flow_recipe(), tmp_path).state_dict()
+    after = fit(pixel_flow_recipe(reflow=1), tmp_path, resume=True).state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("observation.flow.") for name in changed)
+
+
+def test_a_state_holds_every_number_of_a_model(tmp_path: Path) -> None:
+    """What a phase leaves out of its state would have its first value again in a run that is resumed."""
+    model = fit(pixel_flow_recipe(), tmp_path)
+    held = load_state(tmp_path)["phases"]
+    names = {f"{path}.{name}" for phase in held.values() for path, part in phase["average"].items() for name in part}
+    assert names == set(model.state_dict())

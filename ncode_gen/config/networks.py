@@ -232,6 +232,20 @@ class FlowObservationSection(ObservationSection):
     """Steps of the solver; the field is evaluated once (euler), twice or four times (rk4) in each."""
     shift: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     """How the times of the steps lie: above 1 more of them near the image, below 1 near the noise."""
+    reflow: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    """Epochs of tuning after all else, so that one or two evaluations give nearly what many do; 0 for none. A finished
+    run takes them with --resume."""
+    reflow_lr: Positive = needs("observation.reflow above 0", lambda own: own.reflow > 0, default=3e-4)
+    """Peak learning rate of this tuning."""
+
+    @property
+    def phase_epochs(self) -> int:
+        """Epochs of a training phase of its own."""
+        return self.reflow
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keys of the flow."""
+        return {key: value for key, value in self.values().items() if key not in ("reflow", "reflow_lr")}
 
     @property
     def chosen_control(self) -> tuple[Control, ...]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..control import (
     AlgebraicController,
@@ -31,6 +31,22 @@ LEAST_LOG_SNR = -5.0
 Loop = Literal["static", "open", "closed"]
 
 
+class Scaling(nn.Module):
+    """What images are made states with; a module of its own, since training saves the modules of an observation.
+
+    Attributes:
+        centre: mean of all pixels in [0, 1], ().
+        scale: their standard deviation, ().
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.tensor(0.5))
+        self.register_buffer("scale", torch.tensor(0.25))
+        self.centre: Tensor
+        self.scale: Tensor
+
+
 class PixelFlow(Observation):
     """p(u | z) as a flow from noise x(0) to the image x(1), under the control theta = gamma(z): N-CODE as a decoder.
 
@@ -52,8 +68,7 @@ class PixelFlow(Observation):
 
     Attributes:
         precision: dtype of the layers under automatic casting; None for that of the weights.
-        centre: mean of all pixels in [0, 1], ().
-        scale: their standard deviation, ().
+        scaling: mean and standard deviation of all pixels.
         exact: dimensions up to which divergences are exact.
     """
 
@@ -74,10 +89,7 @@ class PixelFlow(Observation):
         self.shape, self.dim, self.classes, self.shift = shape, dim, classes, shift
         self.flow = ControlledODE(field, controller, options=SolveOptions(method, steps))
         self.precision: torch.dtype | None = None
-        self.register_buffer("centre", torch.tensor(0.5))
-        self.register_buffer("scale", torch.tensor(0.25))
-        self.centre: Tensor
-        self.scale: Tensor
+        self.scaling = Scaling()
 
     def compute_in(self, precision: torch.dtype | None) -> None:
         """Let the layers compute in a dtype; None for that of the weights."""
@@ -91,24 +103,24 @@ class PixelFlow(Observation):
     @torch.no_grad()
     def take_scale(self, images: Tensor) -> None:
         """Take over the mean and the standard deviation of the pixels of images (n, C, H, W) in [0, 1]."""
-        self.centre.copy_(images.mean())
-        self.scale.copy_(images.std().clamp_min(LEAST_STD))
+        self.scaling.centre.copy_(images.mean())
+        self.scaling.scale.copy_(images.std().clamp_min(LEAST_STD))
         field = self.flow.field
         if isinstance(field, DenseUNetField):
             field.level_step.copy_(self.level_step)
 
     def states(self, images: Tensor) -> Tensor:
         """Return images (n, C, H, W) in [0, 1] as states of about unit variance."""
-        return (images - self.centre) / self.scale
+        return (images - self.scaling.centre) / self.scaling.scale
 
     def images(self, states: Tensor) -> Tensor:
         """Return states (..., C, H, W) as images in [0, 1]."""
-        return (self.centre + self.scale * states).clamp(0.0, 1.0)
+        return (self.scaling.centre + self.scaling.scale * states).clamp(0.0, 1.0)
 
     @property
     def level_step(self) -> Tensor:
         """Distance of two of the 256 levels of a pixel, in units of the state, ()."""
-        return 1 / ((LEVELS - 1) * self.scale)
+        return 1 / ((LEVELS - 1) * self.scaling.scale)
 
     def target(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Return what is scored: images, uniformly dequantised if numbers are given."""
@@ -156,6 +168,14 @@ class PixelFlow(Observation):
         even = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
         grid = (self.shift * even / (1 + (self.shift - 1) * even)).float()
         return own.but(steps=steps, grid=grid if self.shift != 1 else None, precision=self.precision)
+
+    def solve(self, noise: Tensor, latents: Tensor) -> Tensor:
+        """Return the states (n, C, H, W) that noise flows to under conditions (n, d + classes)."""
+        options = self.options_of()
+        if isinstance(options.grid, Tensor):
+            options = options.but(grid=options.grid.to(noise))
+        found: Tensor = self.flow(noise, latents, options=options).state
+        return found
 
     def sample(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Return images (n, C, H, W) in [0, 1] of conditions (n, d + classes) and noise x(0), (n, C, H, W)."""
@@ -219,7 +239,7 @@ class PixelFlow(Observation):
             direction: Hutchinson's direction, (n, C, H, W); of fixed seed if None and there are many dimensions.
         """
         size, last = math.prod(self.shape), self.clean_time()
-        points = last * (target * LEVELS / (LEVELS - 1) - 0.5 / (LEVELS - 1) - self.centre) / self.scale
+        points = last * (target * LEVELS / (LEVELS - 1) - 0.5 / (LEVELS - 1) - self.scaling.centre) / self.scaling.scale
         if direction is None and size > self.exact:
             generator = torch.Generator().manual_seed(0)
             signs = torch.randint(0, 2, (1, *self.shape), generator=generator) * 2 - 1

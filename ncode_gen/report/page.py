@@ -43,6 +43,7 @@ CURVES = (
             **{"matching": "training ", "validation_matching": "validation "},
         },
     ),
+    ("Reflow: error of few evaluations", {"validation_mse_of_one": "one", "validation_mse_of_two": "two"}),
     ("Norm of the gradient", {"gradient_norm": "norm"}),
     ("Learning rate", {"lr": "rate", "rate": "rate "}),
     ("Error of the training solver, nats", {"solver_gap_nats": "gap"}),

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Recipe
+from ..config import ObservationSection, Recipe
 from ..data import Images
 from ..distributions import LatentModel, Refined, Refiner
 from ..distributions.priors import LabelledPrior, Prior
@@ -18,7 +17,9 @@ from ..errors import UserError
 from ..runtime.progress import track
 from ..runtime.seeding import seeded
 from ..solvers import has_fixed_steps, random_grid
+from .image_phase import ImagePhase, context_labels
 from .phase import Context, Phase
+from .reflow import ReflowPhase
 from .step import StepSettings
 from .validation import evaluations, validate, validate_matching, validate_refiner
 
@@ -36,58 +37,14 @@ def phases_of(context: Context, model: LatentModel) -> list[Phase]:
         model: the model with fresh weights, of which `context.average` is a copy.
     """
     phases: list[Phase] = [ModelPhase(context, model)]
-    if context.recipe.observation.phase_epochs:
+    observation = context.recipe.observation
+    if observation.phase_epochs and observation.pixelwise:
         phases.append(RefinerPhase(context))
     if context.average.prior.fitted_after:
         phases.append(PriorPhase(context))
+    if observation.phase_epochs and not observation.pixelwise:
+        phases.append(ReflowPhase(context))
     return phases
-
-
-class ImagePhase(Phase):
-    """A phase that goes over the training images."""
-
-    def batches(self, sizes: list[list[int]]) -> Iterator[tuple[list[tuple[Tensor | None, ...]], int]]:
-        """Yield the arguments of each part of the batches.
-
-        Seed and epoch decide their order, whatever the batch; images that do not fill the last batch are left out.
-        """
-        context, at = self.context, self.at
-        images, workers = context.splits.train, context.workers
-        epoch = self.first + at.epoch
-        order = torch.randperm(len(images), generator=seeded(1_000_003 * context.recipe.seed + epoch))
-        start = at.seen
-        for equal in sizes:
-            part = order[start : start + sum(equal)]
-            start += len(part)
-            mine = workers.part(part.view(len(equal), -1).T).T
-            read = images.batches(equal[0] // workers.count, mine.flatten(), context.device)
-            for stored, numbers in zip(read, mine, strict=True):
-                batch = self._flipped(stored) if context.recipe.data.flip else stored
-                yield self.arguments(batch, numbers), len(batch) * workers.count
-
-    def _flipped(self, images: Tensor) -> Tensor:
-        """Return images, half of them mirrored left to right."""
-        workers = self.context.workers
-        chosen = workers.part(torch.rand(len(images) * workers.count, generator=self.generator) < 0.5)
-        return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
-
-    @abstractmethod
-    def arguments(self, images: Tensor, numbers: Tensor) -> list[tuple[Tensor | None, ...]]:
-        """Return the arguments of the loss for each part of a batch; all random numbers are made here.
-
-        They are those of the whole batch, of which each process takes its own part, so that one process and several
-        take the same step.
-
-        Args:
-            images: this process's part of the batch, (m, C, H, W) in [0, 1].
-            numbers: indices of the images in the training set, (m,), on the CPU.
-        """
-
-    def _settings(self) -> StepSettings:
-        training = self.context.recipe.training
-        return StepSettings(
-            training.weight_decay, training.grad_clip, training.accumulate, scaled=training.precision == "fp16"
-        )
 
 
 class ModelPhase(ImagePhase):
@@ -252,7 +209,9 @@ class PriorPhase(Phase):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.first, self.lr = context.recipe.epochs, PRIOR_LR
+        recipe = context.recipe
+        self.first = recipe.epochs if recipe.observation.pixelwise else recipe.training.epochs
+        self.lr = PRIOR_LR
         self.batch, self.images = 1, context.average.prior.iterations
         self.epochs, self.warmup = int(self.images > 0), PRIOR_WARMUP / max(1, self.images)
 
@@ -267,7 +226,9 @@ class PriorPhase(Phase):
 
     def continues(self, earlier: Recipe) -> bool:
         """Return whether an earlier recipe has this prior, of this model."""
-        here, there = ((one.prior, one.observation, one.epochs) for one in (self.context.recipe, earlier))
+        here, there = (
+            (one.prior, _of_codes(one.observation), one.training.epochs) for one in (self.context.recipe, earlier)
+        )
         return here == there
 
     def begin(self, *, resumed: bool) -> None:
@@ -319,9 +280,10 @@ class PriorPhase(Phase):
         self.context.average.prior.finish()
 
 
-def context_labels(context: Context) -> Tensor | None:
-    """Return the classes of the training images, (n,), where they condition the model."""
-    return context.splits.train.labels if context.recipe.data.classes else None
+def _of_codes(section: ObservationSection) -> dict[str, Any]:
+    """Return the keys of an observation that its codes may depend on: not the solver of pixels."""
+    free = () if section.pixelwise else ("method", "steps", "shift", "reflow", "reflow_lr")
+    return {"kind": section.kind, **{key: value for key, value in section.values().items() if key not in free}}
 
 
 def posterior_latents(context: Context) -> Tensor:

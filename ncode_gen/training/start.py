@@ -177,7 +177,8 @@ class Start:
         for key, (was, now) in changed_keys(tomllib.loads(earlier), tomllib.loads(self.recipe.to_toml())).items():
             self.reporter.warn(f"continuing with {key} = {now!r}, before it was {was!r}")
         if not any(phase.reports for phase in left):
-            key = "observation.epochs" if self.recipe.observation.phase_epochs else "training.epochs"
+            own = "epochs" if self.recipe.observation.pixelwise else "reflow"
+            key = f"observation.{own}" if self.recipe.observation.phase_epochs else "training.epochs"
             self.reporter.log(f"Already trained for {self.recipe.epochs} epochs; raise {key} to continue.")
 
 

@@ -85,6 +85,20 @@ def validate_matching(model: LatentModel, images: Images, device: torch.device) 
     return scores
 
 
+@torch.no_grad()
+def validate_evaluations(model: LatentModel, teacher: PixelFlow, images: Images) -> dict[str, float]:
+    """Return the mean squared error of images in one and two evaluations, against those of a teacher's flow."""
+    some, generator = images.first(PART, model.device), torch.Generator().manual_seed(0)
+    conditions = model.conditions(model.sample_posterior(some, generator))
+    noise = torch.randn(some.shape, generator=generator).to(model.device)
+    wanted = teacher.images(teacher.solve(noise, conditions))
+    found = {}
+    for number, name in ((1, "one"), (2, "two")):
+        images_of = model.observation.sampler(number)
+        found[f"validation_mse_of_{name}"] = float((images_of(conditions, noise) - wanted).square().mean())
+    return found
+
+
 def evaluations(model: LatentModel, images: Images, batch: int) -> int:
     """Return the evaluations of the field in one pass of a batch; 0 without a flow."""
     return model.trajectory(images.first(batch, model.device), torch.tensor([0.0, 1.0])).nfe

@@ -36,8 +36,8 @@ def gaussian_images(n: int, mean: float, std: float, shape: tuple[int, int, int]
 @pytest.mark.parametrize("shape", [(1, 6, 6), (3, 12, 12)], ids=["exact divergence", "Hutchinson's"])
 def test_a_linear_gaussian_flow_has_the_closed_form_likelihood(shape: Any) -> None:
     flow = flow_of(shape).double()
-    flow.centre.fill_(0.5)
-    flow.scale.fill_(0.1)
+    flow.scaling.centre.fill_(0.5)
+    flow.scaling.scale.fill_(0.1)
     images = gaussian_images(4, 0.5, 0.1, shape).double()
     target = flow.target(images, torch.rand(images.shape, dtype=torch.float64))
     found = flow.log_prob_in(target, torch.zeros(4, 32, dtype=torch.float64), 24)
@@ -52,8 +52,8 @@ def test_the_bound_of_the_discrete_image_is_the_entropy_where_the_flow_is_exact(
     """For whole levels of a Gaussian, bits/dim are those of that Gaussian, of which a step of the levels is a bin."""
     flow = flow_of((1, 8, 8))
     flow.take_scale(torch.zeros(1, 1, 8, 8))
-    flow.centre.fill_(0.5)
-    flow.scale.fill_(0.1)
+    flow.scaling.centre.fill_(0.5)
+    flow.scaling.scale.fill_(0.1)
     images, low_high = gaussian_images(2000, 0.5, 0.1, (1, 8, 8)), flow.log_snr_range()
     low, high = low_high
     uniform = (torch.arange(2000) + 0.5) / 2000
