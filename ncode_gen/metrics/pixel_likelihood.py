@@ -49,7 +49,7 @@ def score_pixel_likelihood(
 ) -> PixelLikelihood:
     """Return the likelihoods of images under a flow of pixels.
 
-    The divergence is exact up to 64 dimensions; else it is Hutchinson's estimate along a direction of its own for each
+    The divergence is exact up to 36 dimensions; else it is Hutchinson's estimate along a direction of its own for each
     image and particle, of fixed seed, so that the mean over images has no bias.
 
     Args:
