@@ -120,8 +120,6 @@ def _evaluate_run(options: Options) -> None:
     workers, device, network = _prepare(options, own if options.features in ("", own.kind) else options.features)
     quiet = options.quiet or not workers.is_main
     model = load_run(folder, device)
-    if not options.refine and not model.observation.stochastic:
-        raise UserError(f"{folder} has no refiner; leave --no-refine out")
     splits = load_run_data(folder, recipe.data.at(options.root))
     print_data_notes(splits.notes, splits.warnings, quiet=quiet)
     test = splits.test
@@ -140,16 +138,8 @@ def _evaluate_run(options: Options) -> None:
         protocol["refiner"] = "left out"
     # What takes long is shared by the processes; the rest is the main one's.
     settings = _sampling(options, model, folder, protocol)
-    fake = sample_features(
-        model,
-        network,
-        options.n,
-        seed=options.seed,
-        quiet=quiet,
-        workers=workers,
-        refine=options.refine,
-        settings=settings,
-    )
+    keys: Any = {"seed": options.seed, "quiet": quiet, "workers": workers, "refine": options.refine}
+    fake = sample_features(model, network, options.n, settings=settings, **keys)
     real = image_features(network, test, model.device, workers)
     likelihood = _score_likelihood(model, test, options, protocol, quiet, workers)
     if not workers.is_main:
@@ -180,6 +170,8 @@ def _sampling(options: Options, model: LatentModel, folder: Path, protocol: dict
     from .metrics import Sampling
 
     classes = model.observation.classes
+    if not options.refine and not model.observation.stochastic:
+        raise UserError(f"{folder} has no refiner; leave --no-refine out")
     if options.guidance != 1 and not classes:
         raise UserError(f"{folder} was trained without labels; leave --guidance out")
     if options.evaluations and not model.observation.stochastic:

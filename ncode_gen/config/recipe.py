@@ -239,56 +239,11 @@ class Recipe:
                 f"{objective.whole_batch} is a loss of the whole batch, which training.accumulate would part; leave it "
                 "at 1",
             ),
-            *self._pairs_of_codes(),
+            *_pairs_of_codes(self),
             (
                 posterior.kind == "iaf" and self._masked_weights() > MOST_MASKED,
                 f'posterior.kind = "iaf" would have {self._masked_weights():,} weights, more than {MOST_MASKED:,}; '
                 "lower posterior.hidden, posterior.layers or posterior.transforms",
-            ),
-        )
-
-    def _pairs_of_codes(self) -> tuple[tuple[object, str], ...]:
-        """Return what does not go together around codes, labels and the flow of pixels."""
-        observation, objective, side = self.observation, self.objective, self.latent.side
-        flow_of = f'observation.kind = "{observation.kind}"'
-        return (
-            (
-                objective.matching == observation.pixelwise,
-                f'{flow_of} is trained by objective.kind = "{"elbo" if observation.pixelwise else "matching"}", got '
-                f'"{objective.kind}"',
-            ),
-            (
-                not observation.pixelwise and self.decoder != DefaultDecoderSection(),
-                f"{flow_of} has no decoder; leave the section decoder out",
-            ),
-            (
-                not observation.pixelwise and self.likelihood != GaussianSection(),
-                f"{flow_of} has no likelihood of pixels; leave the section likelihood out",
-            ),
-            (
-                bool(side) != self.encoder.maps,
-                f'encoder.kind = "{self.encoder.kind}" does not go with latent.side = {side}; codes that are maps, of '
-                'side above 0, need encoder.kind = "map"',
-            ),
-            (
-                side and self.encoder.features % side**2,
-                f"encoder.features = {self.encoder.features} must be a multiple of latent.side^2 = {side**2}",
-            ),
-            (
-                side and self.chosen_posterior.kind not in ("gaussian", "point"),
-                f'posterior.kind = "{self.posterior.kind}" takes no codes that are maps; set latent.side = 0',
-            ),
-            (
-                self.data.classes and not observation.labels,
-                f'data.classes has an effect only with observation.kind = "flow", got "{observation.kind}"',
-            ),
-            (
-                self.data.classes and getattr(observation, "loop", "") == "static",
-                'data.classes has no effect with observation.loop = "static"; leave it out',
-            ),
-            (
-                getattr(objective, "latent_noise", 0) and objective.matching and self.chosen_posterior.random,
-                'objective.latent_noise has an effect only with posterior.kind = "point"',
             ),
         )
 
@@ -301,6 +256,52 @@ class Recipe:
         between = max(layers - 1, 0) * width**2
         ends = (dim + self.encoder.features) * (width if layers else 2 * dim) + 2 * dim * width * (layers > 0)
         return int(own["transforms"] * (between + ends))
+
+
+def _pairs_of_codes(recipe: Recipe) -> tuple[tuple[object, str], ...]:
+    """Return what does not go together around codes, labels and the flow of pixels."""
+    observation, objective, side = recipe.observation, recipe.objective, recipe.latent.side
+    flow_of = f'observation.kind = "{observation.kind}"'
+    return (
+        (
+            objective.matching == observation.pixelwise,
+            f'{flow_of} is trained by objective.kind = "{"elbo" if observation.pixelwise else "matching"}", got '
+            f'"{objective.kind}"',
+        ),
+        (
+            not observation.pixelwise and recipe.decoder != DefaultDecoderSection(),
+            f"{flow_of} has no decoder; leave the section decoder out",
+        ),
+        (
+            not observation.pixelwise and recipe.likelihood != GaussianSection(),
+            f"{flow_of} has no likelihood of pixels; leave the section likelihood out",
+        ),
+        (
+            bool(side) != recipe.encoder.maps,
+            f'encoder.kind = "{recipe.encoder.kind}" does not go with latent.side = {side}; codes that are maps, of '
+            'side above 0, need encoder.kind = "map"',
+        ),
+        (
+            side and recipe.encoder.features % side**2,
+            f"encoder.features = {recipe.encoder.features} must be a multiple of latent.side^2 = {side**2}",
+        ),
+        (
+            side and recipe.chosen_posterior.kind not in ("gaussian", "point"),
+            f'posterior.kind = "{recipe.posterior.kind}" takes no codes that are maps; set latent.side = 0',
+        ),
+        (
+            recipe.data.classes and not observation.labels,
+            f'data.classes has an effect only with observation.kind = "flow", got "{observation.kind}"',
+        ),
+        (
+            recipe.data.classes and getattr(observation, "loop", "") == "static",
+            'data.classes has no effect with observation.loop = "static"; leave it out',
+        ),
+        (
+            getattr(objective, "latent_noise", 0) and objective.matching and recipe.chosen_posterior.random,
+            'objective.latent_noise has an effect only with posterior.kind = "point"',
+        ),
+    )
 
 
 SECTIONS: tuple[str, ...] = tuple(each.name for each in dataclasses.fields(Recipe) if each.name not in ("name", "seed"))

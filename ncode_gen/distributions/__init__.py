@@ -2,8 +2,9 @@
 
 from .build import build_model
 from .describe import check_fits, describe
+from .images import Adjust
 from .likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
-from .model import Adjust, ElboTerms, LatentModel, LatentTrajectory, likelihood_bounds
+from .model import ElboTerms, LatentModel, LatentTrajectory, likelihood_bounds
 from .observation import Observation, Pixelwise, Refined
 from .pixel_flow import PixelFlow
 from .posterior import GaussianPosterior, PointPosterior, Posterior, PosteriorSample

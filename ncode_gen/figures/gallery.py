@@ -61,21 +61,7 @@ def draw_gallery(
     figure = labelled_rows(samples.split(8), (), f"{title}: samples, seed {seed}", cell=0.5)
     files.append(save(figure, folder / "samples", kind))
 
-    many = held_out[:20]
-    latents = model.encode(many)
-    kinds = {"original": many, "reconstruction": model.decode(latents)}
-    if isinstance(model.observation, PixelFlow):
-        kinds["fresh noise"] = model.sample_images(latents, seeded(seed))
-        kinds["own noise"] = model.reconstruct(many, start="inverted", evaluations=EVALUATIONS)
-    elif model.observation.stochastic:
-        kinds["refined"] = model.sample_images(latents, seeded(seed))
-    half = (len(many) + 1) // 2
-    rows = [pictures[:half].cpu() for pictures in kinds.values()]
-    labels = list(kinds)
-    if len(many) == 2 * half:
-        rows += [pictures[half:].cpu() for pictures in kinds.values()]
-        labels *= 2
-    files.append(save(labelled_rows(rows, labels, f"{title}: held-out images"), folder / "reconstructions", kind))
+    files.append(save(_reconstructions(model, held_out[:20], title, seed), folder / "reconstructions", kind))
 
     files.append(save(_interpolations(model, few, title), folder / "interpolations", kind))
 
@@ -92,6 +78,23 @@ def draw_gallery(
         if stale not in files:
             stale.unlink(missing_ok=True)
     return files
+
+
+def _reconstructions(model: LatentModel, many: torch.Tensor, title: str, seed: int) -> Figure:
+    latents = model.encode(many)
+    kinds = {"original": many, "reconstruction": model.decode(latents)}
+    if isinstance(model.observation, PixelFlow):
+        kinds["fresh noise"] = model.sample_images(latents, seeded(seed))
+        kinds["own noise"] = model.reconstruct(many, start="inverted", evaluations=EVALUATIONS)
+    elif model.observation.stochastic:
+        kinds["refined"] = model.sample_images(latents, seeded(seed))
+    half = (len(many) + 1) // 2
+    rows = [pictures[:half].cpu() for pictures in kinds.values()]
+    labels = list(kinds)
+    if len(many) == 2 * half:
+        rows += [pictures[half:].cpu() for pictures in kinds.values()]
+        labels *= 2
+    return labelled_rows(rows, labels, f"{title}: held-out images")
 
 
 def _interpolations(model: LatentModel, images: torch.Tensor, title: str, points: int = 9) -> Figure:
