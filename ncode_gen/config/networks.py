@@ -189,7 +189,7 @@ class PixelwiseSection(ObservationSection):
     target: ClassVar[str] = "distributions.observation:Pixelwise"
 
 
-Control = Literal["input", "film", "film-map", "low-rank", "mixture"]
+Control = Literal["input", "time", "film", "film-map", "low-rank", "mixture"]
 
 
 @register("flow")
@@ -205,8 +205,9 @@ class FlowObservationSection(ObservationSection):
     control: tuple[Control, ...] = needs(
         'observation.loop = "open" or "closed"', lambda own: own.loop != "static", default=("film-map",)
     )
-    """Which weights are each sample's own, one or more: biases of the first layer over space (input), FiLM, FiLM over
-    space (film-map), updates of low rank of a kernel of each block, or mixtures of shared kernels."""
+    """Which weights are each sample's own, one or more: biases of the first layer over space (input), what is added to
+    the features of the time (time), FiLM, FiLM over space (film-map), updates of low rank of a kernel of each block, or
+    mixtures of shared kernels."""
     width: Width = 64
     """Channels of the U-net at its first resolution; doubled as the side is halved."""
     blocks: Annotated[int, Meta(ge=1, le=1000)] = 1
@@ -223,6 +224,8 @@ class FlowObservationSection(ObservationSection):
         '"mixture" in observation.control', lambda own: "mixture" in own.chosen_control, default=4
     )
     """Shared kernels of a mixture."""
+    block: Literal["dense", "depthwise"] = "dense"
+    """What a block is made of: two 3 x 3 convolutions, or one depthwise 5 x 5 and two 1 x 1, with fewer weights."""
     fourier: bool = False
     """Whether the U-net is also given sine and cosine of the pixels at periods of 1 to 4 grey levels, which likelihoods
     need and samples do not."""

@@ -1,5 +1,7 @@
 """Fields on images whose weights a code controls over space, and how their controls are laid out."""
 
+from __future__ import annotations
+
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,8 +13,7 @@ from torch import Tensor, nn
 
 from .field import Field, VectorField
 
-ImageControl = Literal["input", "film", "film-map", "low-rank", "mixture"]
-OVER_SPACE = ("input", "film-map")
+ImageControl = Literal["input", "time", "film", "film-map", "low-rank", "mixture"]
 FASTEST, FREQUENCIES = 1000.0, 16
 
 
@@ -48,12 +49,37 @@ class SiteControl:
     mix: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class UnpackedControl:
+    """What a control holds for each part of a network.
+
+    Attributes:
+        first: biases of the first layer over space, (m, `input_channels`, H', W'), or None.
+        time: what is added to the features of the time, (m, T), or None.
+        sites: for each site.
+    """
+
+    first: Tensor | None
+    time: Tensor | None
+    sites: tuple[SiteControl, ...]
+
+    def repeated(self, times: int) -> UnpackedControl:
+        """Return the control with each sample's part several times in a row."""
+
+        def more(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.repeat_interleave(times, 0)
+
+        sites = tuple(SiteControl(*map(more, vars(site).values())) for site in self.sites)
+        return UnpackedControl(more(self.first), more(self.time), sites)
+
+
 class ImageField(Field):
     """A network on images of one size, parts of whose weights are each sample's own: what a code decides.
 
     | control | each sample's own | numbers |
     |---|---|---|
     | `input` | biases of the first layer, over space: what painting the code beside the image can do | width s s |
+    | `time` | what is added to the features of the time, which are FiLM of all blocks (as Latent-CFM) | T |
     | `film` | FiLM: a scale and a shift of each channel of each block | 2 C a block |
     | `film-map` | FiLM over space: coarse maps of scales and shifts (as SPADE) | 2 C s s a block |
     | `low-rank` | an update of rank r of a 1 x 1 kernel of each block | 2 r C a block |
@@ -84,6 +110,7 @@ class ImageField(Field):
     axes = 3
     sites: Sequence[Site]
     input_channels: int
+    time_units: int
 
     def __init__(
         self,
@@ -105,13 +132,14 @@ class ImageField(Field):
         self.register_buffer("frequencies", time_frequencies(), persistent=False)
         self.frequencies: Tensor
 
-    def lay_out(self, sites: Sequence[Site], input_channels: int) -> None:
+    def lay_out(self, sites: Sequence[Site], input_channels: int, time_units: int) -> None:
         """Fix where the numbers of a control go; to be called once the network is made."""
-        self.sites, self.input_channels = sites, input_channels
+        self.sites, self.input_channels, self.time_units = sites, input_channels, time_units
         own, channels = self.controls, [site.channels for site in sites]
         self.map_sizes = [input_channels] * ("input" in own)
         self.map_sizes += [2 * c for c in channels] if "film-map" in own else []
-        self.vector_sizes = [2 * c for c in channels] if "film" in own else []
+        self.vector_sizes = [time_units] * ("time" in own)
+        self.vector_sizes += [2 * c for c in channels] if "film" in own else []
         self.vector_sizes += [self.rank * c for c in channels for _ in range(2)] if "low-rank" in own else []
         self.vector_sizes += [self.kernels for _ in channels] if "mixture" in own else []
         self.map_channels, self.vector_size = sum(self.map_sizes), sum(self.vector_sizes)
@@ -125,7 +153,7 @@ class ImageField(Field):
         """Return a control that changes nothing: zeros, but for random rows of the updates of kernels."""
         control = torch.zeros(self.control_size)
         if "low-rank" in self.controls:
-            start = self.map_channels * self.side**2
+            start = self.map_channels * self.side**2 + self.time_units * ("time" in self.controls)
             start += sum(2 * site.channels for site in self.sites) * ("film" in self.controls)
             for site in self.sites:
                 size = self.rank * site.channels
@@ -151,18 +179,17 @@ class ImageField(Field):
         return 2 + 2 * FREQUENCIES
 
     @abstractmethod
-    def velocity_of(self, t: Tensor, x: Tensor, first: Tensor | None, sites: Sequence[SiteControl]) -> Tensor:
+    def velocity_of(self, t: Tensor, x: Tensor, control: UnpackedControl) -> Tensor:
         """Return the velocity of states (m, C, H, W).
 
         Args:
             t: time, scalar or (m,).
             x: states.
-            first: biases of the first layer over space, (m or 1, `input_channels`, H', W'), or None.
-            sites: the control of each site, of m samples or of 1 for all.
+            control: what each part of the network is given, of m samples or of 1 for all.
         """
 
-    def unpacked(self, control: Tensor) -> tuple[Tensor | None, list[SiteControl]]:
-        """Return a control (m, P) as the biases of the first layer and what each site is given."""
+    def unpacked(self, control: Tensor) -> UnpackedControl:
+        """Return a control (m, P) as what each part of the network is given."""
         count, own = len(control), self.controls
         maps, vectors = control.split([control.shape[1] - self.vector_size, self.vector_size], 1)
         # Channels last, as the network's own maps lie in memory.
@@ -171,6 +198,8 @@ class ImageField(Field):
         first = self._enlarged(coarse[0], self.sites[0].size) if "input" in own else None
         coarse = coarse[1:] if "input" in own else coarse
         sites, places = [], len(self.sites)
+        time = numbers[0] if "time" in own else None
+        numbers = numbers[1:] if "time" in own else numbers
         film = numbers[:places] if "film" in own else ()
         rest = numbers[len(film) :]
         pairs = rest[: 2 * places] if "low-rank" in own else ()
@@ -183,7 +212,7 @@ class ImageField(Field):
             up = pairs[2 * i + 1].view(count, self.rank, site.channels) if pairs else None
             mix = mixes[i].softmax(1) if mixes else None
             sites.append(SiteControl(scale, shift, down, up, mix))
-        return first, sites
+        return UnpackedControl(first, time, tuple(sites))
 
     def _enlarged(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(maps.shape[-2:]) == tuple(size):
@@ -217,21 +246,16 @@ def features_of_time(t: Tensor, frequencies: Tensor) -> Tensor:
 class _Controlled(VectorField):
     def __init__(self, field: ImageField, control: Tensor) -> None:
         super().__init__(field, control)
-        self.first, self.sites = field.unpacked(control.view(-1, field.control_size))
+        self.parts = field.unpacked(control.view(-1, field.control_size))
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         field, particles = cast(ImageField, self.field), x.shape[1]
-        first, sites = self.first, self.sites
+        parts = self.parts
         if self.control.dim() == 2 and len(self.control) > 1 and particles > 1:
-            first = None if first is None else first.repeat_interleave(particles, 0)
-            sites = [_repeated(site, particles) for site in sites]
+            parts = parts.repeated(particles)
         if t.dim():
             t = t.repeat_interleave(particles, 0)
-        return field.velocity_of(t, x.flatten(0, 1), first, sites).view_as(x)
-
-
-def _repeated(site: SiteControl, times: int) -> SiteControl:
-    return SiteControl(*(None if part is None else part.repeat_interleave(times, 0) for part in vars(site).values()))
+        return field.velocity_of(t, x.flatten(0, 1), parts).view_as(x)
 
 
 class ControlledKernel(nn.Module):

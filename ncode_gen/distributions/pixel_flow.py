@@ -317,6 +317,7 @@ def pixel_flow(
     rank: int = 8,
     kernels: int = 4,
     hidden: int = 128,
+    block: Literal["dense", "depthwise"] = "dense",
     fourier: bool = False,
     **solver: Any,
 ) -> PixelFlow:
@@ -324,7 +325,7 @@ def pixel_flow(
     maps = side or max(1, min(8, min(shape[1:]) // 2))
     static = loop == "static"
     field = DenseUNetField(
-        shape, ("film",) if static else control, maps, width, blocks, middle, rank, kernels, fine=fourier
+        shape, ("film",) if static else control, maps, width, blocks, middle, rank, kernels, block=block, fine=fourier
     )
     gamma = None if static else ImageGamma(dim, side, classes, field, hidden, closed_loop=loop == "closed")
     return PixelFlow(shape, field, controller_of(loop, field, gamma), dim, classes, **solver)

@@ -72,6 +72,7 @@ def test_the_bound_of_the_discrete_image_is_the_entropy_where_the_flow_is_exact(
 
 CONTROLS = [
     ("input",),
+    ("time",),
     ("film",),
     ("film-map",),
     ("low-rank",),
@@ -96,6 +97,13 @@ def test_every_control_moves_each_sample_its_own_way_and_learns(control: Any, lo
     assert gamma and all(bool((value.grad != 0).any()) for value in gamma if value.grad is not None)
 
 
+def test_blocks_of_depthwise_convolutions_have_fewer_weights() -> None:
+    dense, depthwise = (flow_of(width=32, block=block) for block in ("dense", "depthwise"))
+    few, many = (sum(value.numel() for value in flow.flow.field.parameters()) for flow in (depthwise, dense))
+    assert few < 0.7 * many
+    assert depthwise.sample(torch.randn(2, 32), torch.randn(2, *SHAPE)).shape == (2, *SHAPE)
+
+
 def test_a_static_flow_knows_no_code() -> None:
     flow = disturbed(flow_of(loop="static"))
     noise = torch.randn(2, *SHAPE)
@@ -106,8 +114,9 @@ def test_a_control_is_laid_out_as_it_is_read() -> None:
     """A scale of one block over space, set by hand, changes that block's maps alone and at its own place."""
     field = DenseUNetField((1, 8, 8), ("film-map", "film", "low-rank"), side=4, width=8, middle=2, rank=2)
     control = torch.arange(field.control_size, dtype=torch.float32).unsqueeze(0)
-    first, sites = field.unpacked(control)
-    assert first is None and len(sites) == 2
+    parts = field.unpacked(control)
+    sites = parts.sites
+    assert parts.first is None and parts.time is None and len(sites) == 2
     maps = control[:, : field.map_channels * 16].view(1, 4, 4, field.map_channels)
     vectors = control[:, field.map_channels * 16 :]
     for i, site in enumerate(sites):
