@@ -54,6 +54,8 @@ class Options:
     """Test images at most whose likelihood under a flow of pixels is found, which takes a second or more for each."""
     evaluations: int = 0
     """How often a flow of pixels is evaluated for a sample; 0 as the recipe says."""
+    autoguidance: float = 1.0
+    """Autoguidance of samples, of a model whose prior keeps earlier weights; see the same."""
     guidance: float = 1.0
     """Guidance of samples towards labels, of a model with labels; see `python -m ncode_gen.sample --help`."""
     limit: int = 0
@@ -94,8 +96,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{path} is a run, whose recipe says its image set; leave --data.name out")
     elif options.particles is not None or not options.refine:
         raise UserError("images alone have no likelihood and no refiner; leave --particles and --no-refine out")
-    elif options.evaluations or options.guidance != 1:
-        raise UserError("images alone have no flow of pixels; leave --evaluations and --guidance out")
+    elif options.evaluations or options.guidance != 1 or options.autoguidance != 1:
+        raise UserError("images alone have no flow of pixels; leave --evaluations, --guidance and --autoguidance out")
     else:
         _evaluate_images(options, path)
 
@@ -176,12 +178,15 @@ def _sampling(options: Options, model: LatentModel, folder: Path, protocol: dict
         raise UserError(f"{folder} was trained without labels; leave --guidance out")
     if options.evaluations and not model.observation.stochastic:
         raise UserError(f"{folder} has no flow of pixels; leave --evaluations out")
-    if options.evaluations:
-        protocol["evaluations"] = options.evaluations
+    if options.autoguidance != 1 and not getattr(model.prior, "keep", 0.0):
+        raise UserError(f"{folder} keeps no earlier prior to be guided by; leave --autoguidance out")
+    for name in ("evaluations", "autoguidance"):
+        if getattr(options, name) != getattr(Options, name):
+            protocol[name] = getattr(options, name)
     if classes:
         protocol |= {"labels": "as many samples of each class", "guidance": options.guidance}
     labels = torch.arange(options.n) % classes if classes else None
-    return Sampling(labels, options.guidance, options.evaluations or None)
+    return Sampling(labels, options.guidance, options.autoguidance, options.evaluations or None)
 
 
 def _evaluate_images(options: Options, path: Path) -> None:

@@ -17,6 +17,8 @@ from .errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .config import Recipe
+
 MOST_GUIDANCE = 100.0
 
 
@@ -40,6 +42,9 @@ class Options:
     guidance: float = 1.0
     """How far samples are moved towards their label, away from those of any class; 1 for not at all, 1.5 for sharper
     and less varied ones."""
+    autoguidance: float = 1.0
+    """How far samples are moved away from those of the prior's earlier weights, of a model with `prior.keep`; 1 for not
+    at all."""
     evaluations: int = 0
     """How often the flow of pixels is evaluated for an image, of a model that has one; 0 as its recipe says."""
     device: str = "auto"
@@ -73,7 +78,7 @@ def main(argv: list[str]) -> None:
     folder = find_run(options.run)
     classes = load_recipe(folder).data.classes
     labels = _labels(options.label, classes, options.n, folder) if options.label else None
-    _check_settings(options, folder, classes)
+    _check_settings(options, folder, load_recipe(folder))
     model = load_run(folder, device)
     if options.evaluations and not model.observation.stochastic:
         raise UserError(f"{folder} has no flow of pixels; leave --evaluations out")
@@ -89,6 +94,7 @@ def main(argv: list[str]) -> None:
         refine=options.refine,
         labels=numbers,
         guidance=options.guidance,
+        autoguidance=options.autoguidance,
         evaluations=options.evaluations or None,
     )
     _write(images.cpu(), Path(out), single)
@@ -115,14 +121,17 @@ def _labels(label: str, classes: tuple[str, ...], n: int, folder: Path) -> list[
     raise UserError(f"{folder} has no class {label}; {hint}")
 
 
-def _check_settings(options: Options, folder: Path, classes: tuple[str, ...]) -> None:
-    """Raise a `UserError`, if guidance or the number of evaluations is none."""
+def _check_settings(options: Options, folder: Path, recipe: Recipe) -> None:
+    """Raise a `UserError`, if guidance or the number of evaluations is none, or the model has not what they need."""
     if options.evaluations < 0:
         raise UserError(f"--evaluations must be at least 1, got {options.evaluations}")
-    if not 0 <= options.guidance <= MOST_GUIDANCE:
-        raise UserError(f"--guidance must be from 0 to {MOST_GUIDANCE:g}, got {options.guidance}")
+    for flag in ("guidance", "autoguidance"):
+        if not 0 <= getattr(options, flag) <= MOST_GUIDANCE:
+            raise UserError(f"--{flag} must be from 0 to {MOST_GUIDANCE:g}, got {getattr(options, flag)}")
+    if options.autoguidance != 1 and not getattr(recipe.prior, "keep", 0.0):
+        raise UserError(f"{folder} keeps no earlier prior to be guided by; train with --prior.keep 0.25")
     if options.guidance != 1 and not options.label:
-        reason = "needs a --label" if classes else f"needs labels, without which {folder} was trained"
+        reason = "needs a --label" if recipe.data.classes else f"needs labels, without which {folder} was trained"
         raise UserError(f"--guidance {reason}")
 
 

@@ -94,6 +94,9 @@ class DeepFlowSection(PriorSection):
     """Latents of an update."""
     label_dropout: Share = 0.1
     """Share of the latents whose label is hidden in training, where there are labels, as guidance needs."""
+    keep: Share = 0.0
+    """Share of the updates after which the network is kept as it then is, for samples with autoguidance: they are moved
+    away from those of the earlier one. 0 for not at all."""
 
 
 @register("joint-flow")

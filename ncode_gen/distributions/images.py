@@ -12,7 +12,7 @@ from ..control import ControlledODE
 from ..runtime.parts import in_parts
 from ..solvers import SolveOptions, Times
 from .joint import JointModel, uncast_method
-from .priors import LabelledPrior
+from .priors import Guidance, LabelledPrior
 
 Adjust = Callable[[SolveOptions], SolveOptions]
 Start = Literal["mean", "fresh", "inverted"]
@@ -33,6 +33,7 @@ class ImageModel(JointModel):
         refine: bool = True,
         labels: Tensor | None = None,
         guidance: float = 1.0,
+        autoguidance: float = 1.0,
         evaluations: int | None = None,
     ) -> Tensor:
         """Sample images from the prior and the observation.
@@ -45,6 +46,7 @@ class ImageModel(JointModel):
             refine: whether images are sampled given their latents, where the observation can; else they are means.
             labels: numbers of the classes, (n,), -1 for any; all of any class if None.
             guidance: how far velocities of a label are moved away from those of any, in prior and observation.
+            autoguidance: how far velocities of the prior are moved away from those of its earlier weights.
             evaluations: how often a flow of pixels may be evaluated for an image; as the recipe says if None.
 
         Returns:
@@ -57,8 +59,10 @@ class ImageModel(JointModel):
             raise ValueError(f"the number of samples must be at least 1, got {n}")
         one_hot = self.one_hot(labels, n)
         prior = self.prior.with_options(adjusted(self.prior.active_flow, adjust))
-        if one_hot is not None and isinstance(prior, LabelledPrior):
-            latents = prior.sample(n, generator, one_hot, guidance)
+        if isinstance(self.prior, LabelledPrior):
+            latents = cast(LabelledPrior, prior).sample(n, generator, Guidance(one_hot, guidance, autoguidance))
+        elif autoguidance != 1.0:
+            raise ValueError("this model has no prior that keeps earlier weights, so no autoguidance")
         else:
             latents = prior.sample(n, generator)
         if not refine:

@@ -27,11 +27,13 @@ class Sampling:
     Attributes:
         labels: numbers of the classes, (n,), or None.
         guidance: towards them.
+        autoguidance: away from the prior's earlier weights.
         evaluations: of a flow of pixels.
     """
 
     labels: Tensor | None = None
     guidance: float = 1.0
+    autoguidance: float = 1.0
     evaluations: int | None = None
 
 
@@ -79,6 +81,7 @@ def sample_features(
                 refine=refine,
                 labels=labels,
                 guidance=settings.guidance,
+                autoguidance=settings.autoguidance,
                 evaluations=settings.evaluations,
             )
             found[number] = network.of([images])

@@ -10,6 +10,7 @@ from ncode_gen.config import Recipe, section
 from ncode_gen.control import DenseUNetField, ImageGamma
 from ncode_gen.distributions import LatentModel, PixelFlow, build_model
 from ncode_gen.distributions.pixel_flow import pixel_flow
+from ncode_gen.distributions.priors import DeepFlow, Guidance
 
 SHAPE = (3, 8, 8)
 
@@ -194,13 +195,36 @@ def test_labels_move_samples_and_guidance_moves_them_further() -> None:
             drawn(labels=wrong)
 
 
+def test_autoguidance_moves_samples_away_from_earlier_weights() -> None:
+    model = build_model(recipe(prior={"kind": "deep-flow", "width": 8, "layers": 1, "keep": 0.5}), (1, 8, 8)).eval()
+    prior = model.prior
+    assert isinstance(prior, DeepFlow) and prior.early is not None
+    generator = torch.Generator().manual_seed(0)
+    for value in prior.flow.parameters():
+        value.data += 0.1 * torch.randn(value.shape, generator=generator)
+    prior.finish()
+
+    def drawn(auto: float) -> torch.Tensor:
+        return prior.sample(4, torch.Generator().manual_seed(1), Guidance(auto=auto))
+
+    own, none, more = drawn(1.0), drawn(0.0), drawn(2.0)
+    assert (own - none).abs().max() > 1e-3 and (more - none).norm() > (own - none).norm()
+    prior.after_update(round(0.5 * prior.iterations))
+    torch.testing.assert_close(drawn(3.0), own, rtol=0, atol=1e-4)
+
+
 def test_settings_that_a_model_has_not_are_refused() -> None:
     model = build_model(recipe(), (1, 8, 8)).eval()
     with pytest.raises(ValueError, match="no labels"):
         model.sample(2, labels=torch.tensor([0, 0]))
     with pytest.raises(ValueError, match="no labels, so no guidance"):
         model.sample(2, guidance=2.0)
+    with pytest.raises(ValueError, match="keeps no earlier prior"):
+        model.prior.finish()
+        model.sample(2, autoguidance=2.0)
     plain = build_model(Recipe(), (1, 8, 8)).eval()
+    with pytest.raises(ValueError, match="no autoguidance"):
+        plain.sample(2, autoguidance=2.0)
     with pytest.raises(ValueError, match="no flow of pixels"):
         plain.sample(2, evaluations=4)
     with pytest.raises(ValueError, match="no flow from noise"):

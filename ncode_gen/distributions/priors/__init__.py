@@ -3,6 +3,6 @@
 from .deep import DeepFlow
 from .flow import FlowPrior
 from .mixture import GaussianMixture
-from .normal import LabelledPrior, Prior, StandardNormal
+from .normal import Guidance, LabelledPrior, Prior, StandardNormal
 
-__all__ = ["DeepFlow", "FlowPrior", "GaussianMixture", "LabelledPrior", "Prior", "StandardNormal"]
+__all__ = ["DeepFlow", "FlowPrior", "GaussianMixture", "Guidance", "LabelledPrior", "Prior", "StandardNormal"]

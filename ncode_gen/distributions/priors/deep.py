@@ -1,6 +1,7 @@
 """A deep flow prior: from noise to codes, vectors or maps, by a network under the control of the label."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ...control.field import Field
 from ...errors import UserError
 from ...runtime.seeding import seeded
 from ...solvers import SolveOptions
-from .normal import LabelledPrior, Prior, SolvedPrior, refresh_after_loading, standard_normal_log_prob
+from .normal import Guidance, LabelledPrior, Prior, SolvedPrior, refresh_after_loading, standard_normal_log_prob
 
 EXACT, CACHED, LEAST_STD, EDGE = 64, 1000, 1e-4, 1e-4
 
@@ -41,7 +42,8 @@ class DeepFlow(LabelledPrior):
     else Hutchinson's estimate along one direction of fixed seed.
 
     Sources: Lipman et al., "Flow matching for generative modeling", ICLR 2023; Esser et al., "Scaling rectified flow
-    transformers", ICML 2024 (times); Ho and Salimans, "Classifier-free diffusion guidance", 2022.
+    transformers", ICML 2024 (times); Ho and Salimans, "Classifier-free diffusion guidance", 2022; Karras et al.,
+    "Guiding a diffusion model with a bad version of itself", NeurIPS 2024.
 
     Args:
         dim: size d of a code.
@@ -53,6 +55,7 @@ class DeepFlow(LabelledPrior):
         iterations: updates of flow matching.
         batch: codes of an update.
         label_dropout: share of the codes whose label is hidden in training.
+        keep: share of the updates after which the flow is kept as it then is, for autoguidance; 0 for not at all.
 
     >>> prior = DeepFlow(32, side=4, width=8, layers=1)
     >>> prior.sample(3).shape
@@ -72,6 +75,7 @@ class DeepFlow(LabelledPrior):
         iterations: int = 8000,
         batch: int = 256,
         label_dropout: float = 0.1,
+        keep: float = 0.0,
     ) -> None:
         super().__init__()
         self.dim, self.side, self.classes = dim, side, classes
@@ -84,6 +88,8 @@ class DeepFlow(LabelledPrior):
             field = ResidualField(dim, width, layers)
         controller: Controller = OpenController(LabelGamma(classes, field)) if classes else StaticController(field)
         self.flow = ControlledODE(field, controller, options=SolveOptions("midpoint", steps))
+        self.keep = keep
+        self.early = copy.deepcopy(self.flow).requires_grad_(False) if keep else None
         self.precision: torch.dtype | None = None
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("centre", torch.zeros(dim))
@@ -115,18 +121,13 @@ class DeepFlow(LabelledPrior):
         """Return the log-density in nats, shape (...), of codes (..., d), whatever their label."""
         return self._log_prob(latents, self.flow.options)
 
-    def sample(
-        self, n: int, generator: torch.Generator | None = None, labels: Tensor | None = None, guidance: float = 1.0
-    ) -> Tensor:
-        """Sample codes (n, d).
+    def sample(self, n: int, generator: torch.Generator | None = None, guidance: Guidance | None = None) -> Tensor:
+        """Sample codes (n, d), with guidance where it is given; random numbers are on the CPU.
 
-        Args:
-            n: how many.
-            generator: random numbers, on the CPU.
-            labels: one-hot rows (n, classes), zeros for any class.
-            guidance: how far the velocity of a label is moved away from that of any; 1 for not at all.
+        Raises:
+            ValueError: autoguidance of a prior that keeps no earlier one.
         """
-        return self._sample(n, generator, self.flow.options, labels, guidance)
+        return self._sample(n, generator, self.flow.options, guidance)
 
     def _conditions(self, n: int, labels: Tensor | None) -> Tensor:
         return self.centre.new_zeros(n, max(1, self.classes)) if labels is None else labels.to(self.centre)
@@ -153,14 +154,20 @@ class DeepFlow(LabelledPrior):
         n: int,
         generator: torch.Generator | None,
         options: SolveOptions,
-        labels: Tensor | None = None,
-        guidance: float = 1.0,
+        guidance: Guidance | None = None,
     ) -> Tensor:
+        guidance = guidance or Guidance()
         start = torch.randn(n, self.dim, generator=generator).to(self.centre)
         if self.standard:
             return start
-        conditions, options = self._conditions(n, labels), options.but(precision=self.precision)
-        flow = self.flow if guidance == 1.0 else guided(self.flow, guidance, self.classes)
+        conditions, options = self._conditions(n, guidance.labels), options.but(precision=self.precision)
+        flow = self.flow
+        if guidance.scale != 1.0:
+            flow = guided(flow, guidance.scale, self.classes)
+        if guidance.auto != 1.0:
+            if self.early is None:
+                raise ValueError("this model keeps no earlier prior to be guided by; train with prior.early above 0")
+            flow = guided(flow, guidance.auto, weaker=self.early)
         white = torch.cat(
             [
                 flow(noise.view(-1, *self.shape), condition, options=options).state.flatten(1)
@@ -168,6 +175,15 @@ class DeepFlow(LabelledPrior):
             ]
         )
         return self.centre + self.scale * white
+
+    def kept(self) -> Iterable[nn.Module]:
+        """Return the flow of the earlier weights, where there is one."""
+        return () if self.early is None else (self.early,)
+
+    def after_update(self, number: int) -> None:
+        """Keep the flow as it is after its share `keep` of the updates, to be guided by."""
+        if self.early is not None and number == round(self.keep * self.iterations):
+            self.early.load_state_dict(self.flow.state_dict())
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
         """Take over mean and standard deviation of codes (n, d); of maps, those of each channel.

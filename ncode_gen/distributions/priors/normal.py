@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -85,8 +86,30 @@ class Prior(nn.Module, ABC):
         """Return the mean loss of a batch, (), whose last tensor is times in [0, 1], (m,); by default -log p(z)."""
         return -self.log_prob(batch[0]).mean()
 
+    def kept(self) -> Iterable[nn.Module]:
+        """Return the modules that updates do not change."""
+        return ()
+
+    def after_update(self, number: int) -> None:
+        """Take over that so many updates are done; called of the prior with averaged weights."""
+
     def finish(self) -> None:
         """Take over that all updates are done."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What samples of a prior are guided by.
+
+    Attributes:
+        labels: one-hot rows (n, classes), zeros for any class; None for any.
+        scale: how far the velocity of a label is moved away from that of any; 1 for not at all.
+        auto: how far it is moved away from that of the prior after a part of its training; 1 for not at all.
+    """
+
+    labels: Tensor | None = None
+    scale: float = 1.0
+    auto: float = 1.0
 
 
 class LabelledPrior(Prior):
@@ -99,10 +122,8 @@ class LabelledPrior(Prior):
     classes: int
 
     @abstractmethod
-    def sample(
-        self, n: int, generator: torch.Generator | None = None, labels: Tensor | None = None, guidance: float = 1.0
-    ) -> Tensor:
-        """Sample latents (n, d), of one-hot labels (n, classes) where they are given, with guidance towards them."""
+    def sample(self, n: int, generator: torch.Generator | None = None, guidance: Guidance | None = None) -> Tensor:
+        """Sample latents (n, d), with guidance where it is given."""
 
     @abstractmethod
     def pairs(self, latents: Tensor, seed: int, labels: Tensor | None = None) -> Callable[[int], tuple[Tensor, ...]]:
@@ -125,9 +146,9 @@ class SolvedPrior:
         """Return the log-density in nats, shape (...), of latents (..., d)."""
         return self._log_prob(latents, self.options)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample latents (n, d)."""
-        return self._sample(n, generator, self.options)
+    def sample(self, n: int, generator: torch.Generator | None = None, *guidance: Guidance) -> Tensor:
+        """Sample latents (n, d), with guidance where the prior takes it."""
+        return self._sample(n, generator, self.options, *guidance)
 
 
 def refresh_after_loading(prior: nn.Module, _: object) -> None:
