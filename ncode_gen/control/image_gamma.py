@@ -35,9 +35,11 @@ class ImageGamma(nn.Module):
         super().__init__()
         if side and (dim % side**2 or side != field.side):
             raise ValueError(f"{dim} numbers are no map of side {side}, or the field's maps have side {field.side}")
-        self.dim, self.classes, self.side, self.hidden = dim, classes, field.side, hidden
+        # A vector that decides nothing over space needs no maps.
+        flat = not (side or field.map_channels or closed_loop)
+        self.dim, self.classes, self.side, self.hidden = dim, classes, 1 if flat else field.side, hidden
         self.channels = dim // side**2 if side else 0
-        cells = field.side**2
+        cells, kernel = self.side**2, 1 if flat else 3
         self.code: nn.Module = (
             nn.Conv2d(self.channels, hidden, 3, padding=1) if side else nn.Linear(dim, hidden * cells)
         )
@@ -45,14 +47,14 @@ class ImageGamma(nn.Module):
         self.state = nn.Conv2d(field.dim, hidden, 3, padding=1) if closed_loop else None
         self.clock = nn.Linear(field.time_size, hidden) if closed_loop else None
         self.time_features = field.time_features
-        self.body = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.body = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2)
         self.maps = nn.Conv2d(hidden, field.map_channels, 1) if field.map_channels else None
         self.vectors = (
             nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, field.vector_size))
             if field.vector_size
             else None
         )
-        start = field.map_channels * cells
+        start = field.map_channels * field.side**2
         with torch.no_grad():
             if self.maps is not None:
                 self.maps.weight.normal_(0.0, 0.3 / hidden**0.5)

@@ -100,6 +100,10 @@ class Matching(Objective):
             weights = times.square() * snr.clamp_max(MOST_SNR) / snr.clamp_min(WIDE**2)
         return torch.where(chosen, of_snr, times), torch.where(chosen, bound, weights)
 
+    def encoded(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Return the features (n, f) that the code is made from: of images alone, whatever the noise of their paths."""
+        return self.model.features(images)
+
     def __call__(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the KL divergence in nats an image.
 
@@ -109,7 +113,7 @@ class Matching(Objective):
         """
         images, code_noise, beta, noise, times, weights, *labels = batch
         model = self.model
-        sampled = model.posterior.sample(model.features(images), code_noise)
+        sampled = model.posterior.sample(self.encoded(images, noise), code_noise)
         codes = sampled.latents[:, 0]
         if sampled.log_prob is None:
             codes, divergence = codes + self.latent_noise * code_noise[:, 0], codes.new_zeros(())
