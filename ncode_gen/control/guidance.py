@@ -64,7 +64,8 @@ def guided(flow: ControlledODE, scale: float, hidden: int = 0, weaker: Controlle
     >>> from ncode_gen.control import ConstantField, OpenController
     >>> flow = ControlledODE(ConstantField(1), OpenController(lambda c: c[:, :1] + c[:, 1:]))
     >>> condition = torch.tensor([[1.0, 2.0]])
-    >>> flow(torch.zeros(1, 1), condition).state, guided(flow, 2.0, hidden=1)(torch.zeros(1, 1), condition).state
+    >>> strong = guided(flow, 2.0, hidden=1)
+    >>> flow(torch.zeros(1, 1), condition).state, strong(torch.zeros(1, 1), condition).state.round()
     (tensor([[3.]]), tensor([[5.]]))
     """
     other = None if weaker is None else (weaker.field, weaker.controller)

@@ -231,8 +231,7 @@ def best_linear_velocity(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def time_frequencies() -> Tensor:
     """Return the frequencies, (F,), of the features of a time."""
-    found: Tensor = FASTEST ** (torch.arange(FREQUENCIES) / (FREQUENCIES - 1))
-    return found
+    return torch.tensor([FASTEST ** (i / (FREQUENCIES - 1)) for i in range(FREQUENCIES)])
 
 
 def features_of_time(t: Tensor, frequencies: Tensor) -> Tensor:
