@@ -355,8 +355,12 @@ def _score_likelihood(
             protocol["likelihood_images"] = len(some)
             solved = score_pixel_likelihood(model, some, particles, seed=options.seed, quiet=quiet, workers=workers)
             protocol["solver"] = {"refined": f"rk4 x {solved.steps}", "moved_bits_per_dim": solved.moved}
-            rate = {} if solved.rate is None else {"rate_nats": solved.rate}
-            return scores | {"bits_per_dim": solved.solved, "bits_per_dim_bound": solved.bound, **rate}
+            scores |= {"bits_per_dim_bound": solved.bound, "rate_nats": solved.rate}
+            if solved.solved is not None:
+                return scores | {"bits_per_dim": solved.solved}
+            raise ValueError(
+                f"the likelihood by solving still moves by {solved.moved:.3g} bits a dimension at {solved.steps} steps"
+            )
         found = score_likelihood(model, test, particles, seed=options.seed, quiet=quiet, workers=workers)
     except ValueError as error:
         # The other scores stand; a likelihood that the solver decides is not printed.

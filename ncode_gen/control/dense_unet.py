@@ -177,7 +177,7 @@ class DenseUNetField(ImageField):
     def velocity_of(self, t: Tensor, x: Tensor, control: UnpackedControl) -> Tensor:
         """Return the velocity of states (m, C, H, W)."""
         slope, uncertain, deviation = (part.view(-1, 1, 1, 1) for part in self.preconditioning(t))
-        seen = torch.cat([x / deviation, fine_features(x, self.level_step)], 1) if self.fine else x / deviation
+        seen = torch.cat([x / deviation, fine_features(t, x, self.level_step)], 1) if self.fine else x / deviation
         return slope * x + uncertain * self.apply_network(t, seen, control).to(x.dtype)
 
     def apply_network(self, t: Tensor, x: Tensor, control: UnpackedControl) -> Tensor:

@@ -293,15 +293,22 @@ def modulated(x: Tensor, time: Tensor, site: SiteControl) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def fine_features(x: Tensor, step: Tensor) -> Tensor:
+def fine_features(t: Tensor, x: Tensor, step: Tensor) -> Tensor:
     """Return sine and cosine of states at periods of 1, 2 and 4 steps of the 256 levels, (m, 6 C, H, W).
 
     Fine noise is lost between the levels of a state; these features tell it from them (Kingma et al., "Variational
-    diffusion models", NeurIPS 2021, appendix C).
+    diffusion models", NeurIPS 2021, appendix C). Each fades where the noise is much larger than its period: there it
+    says nothing, and would make the flow stiff.
 
     Args:
+        t: time, scalar or (m,).
         x: states (m, C, H, W).
         step: distance of two levels, in units of the state, ().
     """
-    angles = torch.cat([x * (2 * math.pi / (periods * step)) for periods in (1, 2, 4)], 1)
-    return torch.cat([angles.sin(), angles.cos()], 1)
+    t = t.view(-1, 1, 1, 1)
+    ends, noise = x / t.clamp_min(0.5), (1 - t) / t.clamp_min(0.5)
+    found = []
+    for periods in (1, 2, 4):
+        angles, gate = ends * (2 * math.pi / (periods * step)), torch.exp(-0.5 * (noise / (periods * step)).square())
+        found += [gate * angles.sin(), gate * angles.cos()]
+    return torch.cat(found, 1)
