@@ -279,3 +279,29 @@ def test_what_does_not_go_together_is_refused(values: Any, key: str, reason: str
 def test_masked_weights_are_counted_before_they_are_allocated() -> None:
     with pytest.raises(UserError, match=r'"iaf" would have [\d,]+ weights'):
         Recipe.from_dict({"posterior": {"kind": "iaf", "hidden": 2**20, "layers": 2}, "flow": {"loop": "none"}})
+
+
+FLOW = {"observation": {"kind": "flow"}, "objective": {"kind": "matching"}, "flow": {"loop": "none"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": {"kind": "matching", "label_dropout": 0.5}}, "label_dropout .* only with data.classes"),
+        ({"prior": {"kind": "deep-flow", "label_dropout": 0.5}}, "label_dropout .* only with data.classes"),
+        (
+            {"posterior": {"kind": "point"}, "objective": {"kind": "matching", "beta": 0.5}},
+            "objective.beta, warmup, free_nats have an effect only with a random posterior",
+        ),
+        ({"training": {"ema": 0.5, "ema_images": 100}}, "training.ema = 0.5 has an effect only with"),
+        ({"objective": {"kind": "elbo"}}, "is trained by objective.kind"),
+        ({"decoder": {"width": 9}}, "has no decoder"),
+        ({"likelihood": {"kind": "bernoulli"}}, "has no likelihood of pixels"),
+        ({"latent": {"side": 2}}, 'need encoder.kind = "map"'),
+        ({"objective": {"kind": "matching", "latent_noise": 0.1}}, "only with posterior.kind"),
+    ],
+)
+def test_what_has_no_effect_on_a_flow_of_pixels_is_refused(changes: Any, message: str) -> None:
+    Recipe.from_dict(FLOW)
+    with pytest.raises(UserError, match=message):
+        Recipe.from_dict({**FLOW, **changes})

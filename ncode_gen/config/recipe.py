@@ -41,6 +41,7 @@ from .section import Section
 from .training import ElboSection, LatentSection, ObjectiveSection, TrainingSection
 
 LONGEST_NAME = 200
+DIVERGENCE = ("beta", "warmup", "free_nats")  # keys of the KL term
 MOST_MASKED = 2**27
 LARGEST_SEED = 2**63 - 1
 
@@ -296,6 +297,18 @@ def _pairs_of_codes(recipe: Recipe) -> tuple[tuple[object, str], ...]:
         (
             recipe.data.classes and getattr(observation, "loop", "") == "static",
             'data.classes has no effect with observation.loop = "static"; leave it out',
+        ),
+        (
+            not recipe.data.classes
+            and any(part.values().get("label_dropout", 0.1) != 0.1 for part in (objective, recipe.prior)),
+            "label_dropout of objective or prior has an effect only with data.classes, which names labels; leave it out",
+        ),
+        (
+            objective.matching
+            and not recipe.chosen_posterior.random
+            and any(objective.values()[key] != getattr(type(objective), key) for key in DIVERGENCE),
+            f"objective.{', '.join(DIVERGENCE)} have an effect only with a random posterior, got posterior.kind = "
+            f'"{recipe.chosen_posterior.kind}"; leave them out',
         ),
         (
             getattr(objective, "latent_noise", 0) and objective.matching and recipe.chosen_posterior.random,

@@ -190,7 +190,7 @@ class TrainingSection(Section):
     """Share of the steps over which the learning rate rises; it then falls along a half cosine."""
     grad_clip: NotNegative = 50.0
     """Largest norm of the gradient of the loss (nats an image); 0 for no limit."""
-    ema: Share = 0.999
+    ema: Share = needs("training.ema_images = 0", lambda own: own.ema_images == 0, default=0.999)
     """Decay of the moving average of the weights, a step; 0 for none."""
     ema_images: Annotated[int, Meta(ge=0, le=2**40)] = 0
     """Half-life of the moving average in images, whatever the batch; 0 to use `ema`."""

@@ -2,7 +2,7 @@
 
 from .build import build_model
 from .describe import check_fits, describe
-from .images import Adjust
+from .images import Adjust, Start
 from .likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 from .model import ElboTerms, LatentModel, LatentTrajectory, likelihood_bounds
 from .observation import Observation, Pixelwise, Refined
@@ -28,6 +28,7 @@ __all__ = [
     "PosteriorSample",
     "Refined",
     "Refiner",
+    "Start",
     "build_model",
     "check_fits",
     "describe",

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import Images
-from ..distributions import LatentModel, PixelFlow
+from ..distributions import LatentModel, PixelFlow, Start
 from ..runtime.seeding import seeded
 from .score import Score, mean_score
 
@@ -94,8 +94,9 @@ def score_flow_reconstruction(
     """
     some = images.first(PROBE, model.device)
     scores = {}
-    for start, name in (("fresh", "fresh"), ("inverted", "inverted")):
-        found = model.reconstruct(some, seeded(seed), start=start, evaluations=evaluations)  # type: ignore[arg-type]
+    starts: tuple[Start, ...] = ("fresh", "inverted")
+    for name in starts:
+        found = model.reconstruct(some, seeded(seed), start=name, evaluations=evaluations)
         error = (found - some).square().flatten(1).mean(1).cpu()
         scores[f"mse_{name}"] = mean_score(error)
         scores[f"psnr_{name}"] = mean_score(-10 * torch.log10(error.clamp_min(1e-12)))
