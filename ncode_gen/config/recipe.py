@@ -301,7 +301,7 @@ def _pairs_of_codes(recipe: Recipe) -> tuple[tuple[object, str], ...]:
         (
             not recipe.data.classes
             and any(part.values().get("label_dropout", 0.1) != 0.1 for part in (objective, recipe.prior)),
-            "label_dropout of objective or prior has an effect only with data.classes, which names labels; leave it out",
+            "label_dropout has an effect only with data.classes, which names labels; leave it out",
         ),
         (
             objective.matching

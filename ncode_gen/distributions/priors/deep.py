@@ -19,7 +19,7 @@ from ...control.field import Field
 from ...errors import UserError
 from ...runtime.seeding import seeded
 from ...solvers import SolveOptions
-from .normal import Guidance, LabelledPrior, Prior, SolvedPrior, refresh_after_loading, standard_normal_log_prob
+from .normal import FlowedPrior, Guidance, LabelledPrior, refresh_after_loading, standard_normal_log_prob
 
 EXACT, CACHED, LEAST_STD, EDGE = 64, 1000, 1e-4, 1e-4
 
@@ -34,7 +34,7 @@ class LabelGamma(nn.Linear):
             self.bias.zero_()
 
 
-class DeepFlow(LabelledPrior):
+class DeepFlow(FlowedPrior, LabelledPrior):
     """A flow from N(0, I) to the codes, trained by flow matching after the model.
 
     Codes that are vectors take residual layers with LayerNorm, maps take convolutions with attention. Where there are
@@ -103,23 +103,6 @@ class DeepFlow(LabelledPrior):
     def compute_in(self, precision: torch.dtype | None) -> None:
         """Let the layers compute in a dtype; None for that of the weights."""
         self.precision = precision
-
-    def refresh(self) -> None:
-        """Take the flag from the buffer."""
-        self.standard = not bool(self.fitted)
-
-    @property
-    def active_flow(self) -> ControlledODE | None:
-        """The flow, once it is trained."""
-        return None if self.standard else self.flow
-
-    def with_options(self, options: SolveOptions | None) -> Prior | SolvedPrior:
-        """Return the prior as it is solved with other options."""
-        return self if options is None else SolvedPrior(self._log_prob, self._sample, options)
-
-    def log_prob(self, latents: Tensor) -> Tensor:
-        """Return the log-density in nats, shape (...), of codes (..., d), whatever their label."""
-        return self._log_prob(latents, self.flow.options)
 
     def sample(self, n: int, generator: torch.Generator | None = None, guidance: Guidance | None = None) -> Tensor:
         """Sample codes (n, d), with guidance where it is given; random numbers are on the CPU.

@@ -10,12 +10,12 @@ from ...errors import UserError
 from ...solvers import LogDet, SolveOptions
 from .coupling import CoupledPairs
 from .mixture import GaussianMixture
-from .normal import Prior, SolvedPrior, refresh_after_loading, standard_normal_log_prob
+from .normal import FlowedPrior, refresh_after_loading, standard_normal_log_prob
 
 CACHED = 1000
 
 
-class FlowPrior(Prior):
+class FlowPrior(FlowedPrior):
     """A closed-loop flow from a base to the latents: the gains of the field's units follow state and time.
 
     After an autoencoder's training, `fit` fits a Gaussian mixture to the latents, the base; a training phase then
@@ -76,28 +76,11 @@ class FlowPrior(Prior):
         self.standard = not joint
         self.register_load_state_dict_post_hook(refresh_after_loading)
 
-    def refresh(self) -> None:
-        """Take the flag from the buffer."""
-        self.standard = not bool(self.fitted)
-
     def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the number of components of the base."""
         self.base.take_sizes(
             {key.removeprefix("base."): held for key, held in tensors.items() if key.startswith("base.")}
         )
-
-    @property
-    def active_flow(self) -> ControlledODE | None:
-        """The flow, once it is more than the identity."""
-        return None if self.standard else self.flow
-
-    def with_options(self, options: SolveOptions | None) -> Prior | SolvedPrior:
-        """Return the prior as it is solved with other options."""
-        return self if options is None else SolvedPrior(self._log_prob, self._sample, options)
-
-    def log_prob(self, latents: Tensor) -> Tensor:
-        """Return the log-density in nats, shape (...), of latents (..., d)."""
-        return self._log_prob(latents, self.flow.options)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Sample latents (n, d)."""

@@ -151,6 +151,43 @@ class SolvedPrior:
         return self._sample(n, generator, self.options, *guidance)
 
 
+class FlowedPrior(Prior):
+    """A prior whose samples and densities are solves of a flow; the standard normal until the flow is trained.
+
+    Attributes:
+        flow: the flow.
+        fitted: whether it is trained.
+        standard: the opposite, beside the buffer: a compiled training step must not branch on a tensor.
+    """
+
+    flow: ControlledODE
+    fitted: Tensor
+    standard: bool
+
+    @abstractmethod
+    def _log_prob(self, latents: Tensor, options: SolveOptions) -> Tensor: ...
+
+    @abstractmethod
+    def _sample(self, n: int, generator: torch.Generator | None, options: SolveOptions) -> Tensor: ...
+
+    def refresh(self) -> None:
+        """Take the flag from the buffer."""
+        self.standard = not bool(self.fitted)
+
+    @property
+    def active_flow(self) -> ControlledODE | None:
+        """The flow, once it is more than the identity."""
+        return None if self.standard else self.flow
+
+    def with_options(self, options: SolveOptions | None) -> Prior | SolvedPrior:
+        """Return the prior as it is solved with other options."""
+        return self if options is None else SolvedPrior(self._log_prob, self._sample, options)
+
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Return the log-density in nats, shape (...), of latents (..., d)."""
+        return self._log_prob(latents, self.flow.options)
+
+
 def refresh_after_loading(prior: nn.Module, _: object) -> None:
     """Refresh a prior; a hook of `load_state_dict` with a name, since a nameless one cannot be pickled."""
     cast(Prior, prior).refresh()
