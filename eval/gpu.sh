@@ -22,7 +22,7 @@ cd "$here"
 # A first minute measures the speed; the number of epochs is what then fits into the time.
 epochs=$("$python" eval/gpu_epochs.py "$data" "$minutes" "$out/speed.json")
 "$python" -m ncode_gen.train models/arrays/ncode-flow-labels.toml --data.root "$data" --out "$run" --device cuda \
-    --observation.width 96 --encoder.width 64 --prior.iterations 20000 --prior.batch 512 --prior.keep 0.25 \
+    --observation.width 96 --encoder.width 64 --prior.iterations 20000 --prior.batch 512 --prior.guide 32 \
     --training.batch 512 --training.epochs "$epochs" --training.compile on --features.kind cifar10-classifier
 for evaluations in 2 4 8 16 32; do
     "$python" -m ncode_gen.evaluate "$run" --n 10000 --particles 0 --evaluations "$evaluations" --device cuda \

@@ -16,6 +16,7 @@ from .runtime.signals import Interrupted, stop_signals
 
 Options = TypeVar("Options")
 PATHS = ("run", "runs", "out", "root")  # that are held as text
+MOST_GUIDANCE = 100.0
 
 
 def parse(kind: type[Options], name: str, argv: list[str], description: str, default: Any = None) -> Options:
@@ -37,6 +38,21 @@ def parse(kind: type[Options], name: str, argv: list[str], description: str, def
         **extra,
     )
     return _at_home(options)
+
+
+def check_least(options: object, **least: int) -> None:
+    """Raise a `UserError`, if a flag, by its name, is below the least that it may be; 0 stands for not given."""
+    for name, bound in least.items():
+        if (value := getattr(options, name) or 0) < bound:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}")
+
+
+def check_guidance(options: object) -> None:
+    """Raise a `UserError`, if `guidance` or `autoguidance` is beyond use."""
+    for name in ("guidance", "autoguidance"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= MOST_GUIDANCE:
+            raise UserError(f"--{name} must be from 0 to {MOST_GUIDANCE:g}, got {value:g}")
 
 
 def without_plugins(argv: Sequence[str]) -> list[str]:

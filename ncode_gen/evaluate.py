@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .command import parse, print_data_notes, run_command
+from .command import check_guidance, check_least, parse, print_data_notes, run_command
 from .config import DataSection, FeaturesSection, find_kind, known_kinds
 from .errors import UserError
 
@@ -54,8 +54,8 @@ class Options:
     """Test images at most whose likelihood under a flow of pixels is found, which takes a second or more for each."""
     evaluations: int = 0
     """How often a flow of pixels is evaluated for a sample; 0 as the recipe says."""
-    autoguidance: float = 1.0
-    """Autoguidance of samples, of a model whose prior keeps earlier weights; see the same."""
+    autoguidance: float | None = None
+    """Autoguidance of samples, of a model whose prior has a guide; 1 for none, as the recipe says if not given."""
     guidance: float = 1.0
     """Guidance of samples towards labels, of a model with labels; see `python -m ncode_gen.sample --help`."""
     limit: int = 0
@@ -81,11 +81,8 @@ class Options:
 def main(argv: list[str]) -> None:
     """Score samples, likelihoods and reconstructions; print a table and write evaluation.json."""
     options = parse(Options, "evaluate", argv, "Score a trained model, or images of any generator, on held-out images.")
-    least_of = {"n": 2, "particles": 0, "limit": 0, "likelihood_images": 1, "evaluations": 0}
-    for flag, least in least_of.items():
-        value = getattr(options, flag) or 0
-        if value < least:
-            raise UserError(f"--{flag.replace('_', '-')} must be at least {least}, got {value}")
+    check_least(options, n=2, particles=0, limit=0, likelihood_images=1, evaluations=0)
+    check_guidance(options)
     path = Path(options.run)
     if not options.data:
         if path.suffix == ".npz":
@@ -96,7 +93,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{path} is a run, whose recipe says its image set; leave --data.name out")
     elif options.particles is not None or not options.refine:
         raise UserError("images alone have no likelihood and no refiner; leave --particles and --no-refine out")
-    elif options.evaluations or options.guidance != 1 or options.autoguidance != 1:
+    elif options.evaluations or options.guidance != 1 or options.autoguidance is not None:
         raise UserError("images alone have no flow of pixels; leave --evaluations, --guidance and --autoguidance out")
     else:
         _evaluate_images(options, path)
@@ -178,8 +175,8 @@ def _sampling(options: Options, model: LatentModel, folder: Path, protocol: dict
         raise UserError(f"{folder} was trained without labels; leave --guidance out")
     if options.evaluations and not model.observation.stochastic:
         raise UserError(f"{folder} has no flow of pixels; leave --evaluations out")
-    if options.autoguidance != 1 and not getattr(model.prior, "keep", 0.0):
-        raise UserError(f"{folder} keeps no earlier prior to be guided by; leave --autoguidance out")
+    if options.autoguidance not in (None, 1) and getattr(model.prior, "guide", None) is None:
+        raise UserError(f"the prior of {folder} has no guide; leave --autoguidance out, or train with --prior.guide 32")
     for name in ("evaluations", "autoguidance"):
         if getattr(options, name) != getattr(Options, name):
             protocol[name] = getattr(options, name)

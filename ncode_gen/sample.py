@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from .command import parse, run_command
+from .command import check_guidance, check_least, parse, run_command
 from .errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .config import Recipe
-
-MOST_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class Options:
     guidance: float = 1.0
     """How far samples are moved towards their label, away from those of any class; 1 for not at all, 1.5 for sharper
     and less varied ones."""
-    autoguidance: float = 1.0
-    """How far samples are moved away from those of the prior's earlier weights, of a model with `prior.keep`; 1 for not
-    at all."""
+    autoguidance: float | None = None
+    """How far samples are moved away from those of the prior's guide, a weaker network, of a model with `prior.guide`;
+    1 for not at all, as the recipe says if not given."""
     evaluations: int = 0
     """How often the flow of pixels is evaluated for an image, of a model that has one; 0 as its recipe says."""
     device: str = "auto"
@@ -61,8 +59,8 @@ class Options:
 def main(argv: list[str]) -> None:
     """Generate samples, write them, and print where they are."""
     options = parse(Options, "sample", argv, "Generate samples from a trained model.")
-    if options.n < 1:
-        raise UserError(f"--n must be at least 1, got {options.n}")
+    check_least(options, n=1, evaluations=0)
+    check_guidance(options)
     out = options.out or "samples.png"
     single = out.endswith("/") or Path(out).is_dir()
     if not single and Path(out).suffix not in (".png", ".npz"):
@@ -123,13 +121,8 @@ def _labels(label: str, classes: tuple[str, ...], n: int, folder: Path) -> list[
 
 def _check_settings(options: Options, folder: Path, recipe: Recipe) -> None:
     """Raise a `UserError`, if guidance or the number of evaluations is none, or the model has not what they need."""
-    if options.evaluations < 0:
-        raise UserError(f"--evaluations must be at least 1, got {options.evaluations}")
-    for flag in ("guidance", "autoguidance"):
-        if not 0 <= getattr(options, flag) <= MOST_GUIDANCE:
-            raise UserError(f"--{flag} must be from 0 to {MOST_GUIDANCE:g}, got {getattr(options, flag)}")
-    if options.autoguidance != 1 and not getattr(recipe.prior, "keep", 0.0):
-        raise UserError(f"{folder} keeps no earlier prior to be guided by; train with --prior.keep 0.25")
+    if options.autoguidance not in (None, 1) and not getattr(recipe.prior, "guide", 0):
+        raise UserError(f"the prior of {folder} has no guide; leave --autoguidance out, or train with --prior.guide 32")
     if options.guidance != 1 and not options.label:
         reason = "needs a --label" if recipe.data.classes else f"needs labels, without which {folder} was trained"
         raise UserError(f"--guidance {reason}")

@@ -62,7 +62,7 @@ def test_settings_of_samples_have_an_effect(flow_run: Path, command: Command, se
 MISTAKES = {
     "unknown label": (["run", "--label", "eleven"], "has no class eleven"),
     "guidance without a label": (["run", "--guidance", "2"], "--guidance needs a --label"),
-    "negative evaluations": (["run", "--evaluations", "-1"], "--evaluations must be at least 1"),
+    "negative evaluations": (["run", "--evaluations", "-1"], "--evaluations must be at least 0"),
     "guidance beyond use": (["run", "--label", "1", "--guidance", "1000"], "--guidance must be from 0"),
     "label of a model without": (["checkpoints/digits-ncode-open", "--label", "1"], "was trained without labels"),
     "evaluations of one without": (["checkpoints/digits-ncode-open", "--evaluations", "2"], "has no flow of pixels"),

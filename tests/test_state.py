@@ -234,7 +234,7 @@ def pixel_flow_recipe(**observation: Any) -> Recipe:
             "flow": {"loop": "none"},
             "observation": {"kind": "flow", "width": 8, "middle": 1, "hidden": 8, "steps": 1, **observation},
             "objective": {"kind": "matching", "likelihood": 0.25},
-            "prior": {"kind": "deep-flow", "width": 8, "layers": 1, "iterations": 6, "batch": 32, "keep": 0.5},
+            "prior": {"kind": "deep-flow", "width": 8, "layers": 1, "iterations": 6, "batch": 32, "guide": 4},
             "training": {"epochs": 2, "batch": 32, "ema_images": 100},
         }
     )

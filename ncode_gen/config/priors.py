@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from .registry import register
-from .section import Count, Many, Section, Share, Width
+from .section import Count, Many, NotNegative, Section, Share, Width, needs
 
 Layers = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -94,9 +94,10 @@ class DeepFlowSection(PriorSection):
     """Latents of an update."""
     label_dropout: Share = 0.1
     """Share of the latents whose label is hidden in training, where there are labels, as guidance needs."""
-    keep: Share = 0.0
-    """Share of the updates after which the network is kept as it then is, for samples with autoguidance: they are moved
-    away from those of the earlier one. 0 for not at all."""
+    guide: Count = 0
+    """Channels, or units, of a smaller network that is trained beside the other, for autoguidance; 0 for none."""
+    autoguidance: NotNegative = needs("prior.guide above 0", lambda own: own.guide > 0, default=2.0)
+    """How far samples are moved away from those of the guide, where there is one; 1 for not at all."""
 
 
 @register("joint-flow")

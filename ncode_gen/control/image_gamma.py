@@ -58,7 +58,8 @@ class ImageGamma(nn.Module):
         with torch.no_grad():
             if self.maps is not None:
                 self.maps.weight.normal_(0.0, 0.3 / hidden**0.5)
-                self.maps.bias.zero_()  # type: ignore[union-attr]
+                assert self.maps.bias is not None
+                self.maps.bias.zero_()
             if self.vectors is not None:
                 last = self.vectors[2]
                 assert isinstance(last, nn.Linear)

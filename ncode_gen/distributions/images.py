@@ -33,7 +33,7 @@ class ImageModel(JointModel):
         refine: bool = True,
         labels: Tensor | None = None,
         guidance: float = 1.0,
-        autoguidance: float = 1.0,
+        autoguidance: float | None = None,
         evaluations: int | None = None,
     ) -> Tensor:
         """Sample images from the prior and the observation.
@@ -46,7 +46,8 @@ class ImageModel(JointModel):
             refine: whether images are sampled given their latents, where the observation can; else they are means.
             labels: numbers of the classes, (n,), -1 for any; all of any class if None.
             guidance: how far velocities of a label are moved away from those of any, in prior and observation.
-            autoguidance: how far velocities of the prior are moved away from those of its earlier weights.
+            autoguidance: how far velocities of the prior are moved away from those of its guide, a weaker network; as the
+                recipe says if None.
             evaluations: how often a flow of pixels may be evaluated for an image; as the recipe says if None.
 
         Returns:
@@ -61,8 +62,8 @@ class ImageModel(JointModel):
         prior = self.prior.with_options(adjusted(self.prior.active_flow, adjust))
         if isinstance(self.prior, LabelledPrior):
             latents = cast(LabelledPrior, prior).sample(n, generator, Guidance(one_hot, guidance, autoguidance))
-        elif autoguidance != 1.0:
-            raise ValueError("this model has no prior that keeps earlier weights, so no autoguidance")
+        elif autoguidance not in (None, 1.0):
+            raise ValueError("the prior of this model has no guide, so no autoguidance")
         else:
             latents = prior.sample(n, generator)
         if not refine:

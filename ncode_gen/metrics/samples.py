@@ -27,13 +27,13 @@ class Sampling:
     Attributes:
         labels: numbers of the classes, (n,), or None.
         guidance: towards them.
-        autoguidance: away from the prior's earlier weights.
+        autoguidance: away from the prior's guide; None for as the recipe says.
         evaluations: of a flow of pixels.
     """
 
     labels: Tensor | None = None
     guidance: float = 1.0
-    autoguidance: float = 1.0
+    autoguidance: float | None = None
     evaluations: int | None = None
 
 

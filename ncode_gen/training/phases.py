@@ -243,8 +243,6 @@ class PriorPhase(Phase):
 
                 prior.fit(self.latents, context.recipe.seed, progress)
         trained: Prior = copy.deepcopy(prior).requires_grad_(True)
-        for part in trained.kept():
-            part.requires_grad_(False)
         trained.compute_in(context.precision)
         self.parts = {"prior": (trained, prior)}
         if self.epochs:
@@ -276,12 +274,6 @@ class PriorPhase(Phase):
         for number in range(self.at.seen, self.at.seen + sum(map(sum, sizes))):
             given = [part.to(self.context.device) for part in self.pairs(number)]
             yield [(*given, torch.rand(len(given[0]), generator=self.generator).to(self.context.device))], 1
-
-    def update(self, parts: list[tuple[Tensor | None, ...]]) -> Tensor:
-        """Make one update, and let the prior know of it."""
-        found = super().update(parts)
-        self.context.average.prior.after_update(self.at.seen + 1)
-        return found
 
     def end(self) -> None:
         """Take over that the prior is fitted."""

@@ -195,22 +195,36 @@ def test_labels_move_samples_and_guidance_moves_them_further() -> None:
             drawn(labels=wrong)
 
 
-def test_autoguidance_moves_samples_away_from_earlier_weights() -> None:
-    model = build_model(recipe(prior={"kind": "deep-flow", "width": 8, "layers": 1, "keep": 0.5}), (1, 8, 8)).eval()
+def test_autoguidance_moves_samples_away_from_those_of_the_guide() -> None:
+    model = build_model(recipe(prior={"kind": "deep-flow", "width": 8, "layers": 1, "guide": 8}), (1, 8, 8)).eval()
     prior = model.prior
-    assert isinstance(prior, DeepFlow) and prior.early is not None
+    assert isinstance(prior, DeepFlow) and prior.guide is not None
     generator = torch.Generator().manual_seed(0)
     for value in prior.flow.parameters():
         value.data += 0.1 * torch.randn(value.shape, generator=generator)
     prior.finish()
 
-    def drawn(auto: float) -> torch.Tensor:
+    def drawn(auto: float | None) -> torch.Tensor:
         return prior.sample(4, torch.Generator().manual_seed(1), Guidance(auto=auto))
 
     own, none, more = drawn(1.0), drawn(0.0), drawn(2.0)
     assert (own - none).abs().max() > 1e-3 and (more - none).norm() > (own - none).norm()
-    prior.after_update(round(0.5 * prior.iterations))
+    torch.testing.assert_close(drawn(None), more, rtol=0, atol=0)  # the default
+    prior.guide.load_state_dict(prior.flow.state_dict())
     torch.testing.assert_close(drawn(3.0), own, rtol=0, atol=1e-4)
+
+
+def test_flow_and_guide_learn_the_same_each_for_itself() -> None:
+    prior = DeepFlow(32, side=4, width=8, layers=1, guide=8)
+    assert prior.guide is not None
+    codes = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    prior.fit(codes)
+    batch = (*prior.pairs(codes, 0)(0), torch.rand(64, generator=torch.Generator().manual_seed(1)))
+    both, guide = prior.loss(*batch), prior.guide
+    prior.guide = None
+    own = prior.loss(*batch)
+    prior.flow = guide
+    torch.testing.assert_close(own + prior.loss(*batch), both)
 
 
 def test_settings_that_a_model_has_not_are_refused() -> None:
@@ -219,7 +233,7 @@ def test_settings_that_a_model_has_not_are_refused() -> None:
         model.sample(2, labels=torch.tensor([0, 0]))
     with pytest.raises(ValueError, match="no labels, so no guidance"):
         model.sample(2, guidance=2.0)
-    with pytest.raises(ValueError, match="keeps no earlier prior"):
+    with pytest.raises(ValueError, match="has no guide for autoguidance"):
         model.prior.finish()
         model.sample(2, autoguidance=2.0)
     plain = build_model(Recipe(), (1, 8, 8)).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -86,13 +86,6 @@ class Prior(nn.Module, ABC):
         """Return the mean loss of a batch, (), whose last tensor is times in [0, 1], (m,); by default -log p(z)."""
         return -self.log_prob(batch[0]).mean()
 
-    def kept(self) -> Iterable[nn.Module]:
-        """Return the modules that updates do not change."""
-        return ()
-
-    def after_update(self, number: int) -> None:
-        """Take over that so many updates are done; called of the prior with averaged weights."""
-
     def finish(self) -> None:
         """Take over that all updates are done."""
 
@@ -104,12 +97,12 @@ class Guidance:
     Attributes:
         labels: one-hot rows (n, classes), zeros for any class; None for any.
         scale: how far the velocity of a label is moved away from that of any; 1 for not at all.
-        auto: how far it is moved away from that of the prior after a part of its training; 1 for not at all.
+        auto: how far it is moved away from that of the prior's guide; 1 for not at all, None for as the recipe says.
     """
 
     labels: Tensor | None = None
     scale: float = 1.0
-    auto: float = 1.0
+    auto: float | None = None
 
 
 class LabelledPrior(Prior):
