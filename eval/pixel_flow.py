@@ -16,8 +16,8 @@ Declared before it was run. On each set the same field, the same number of image
 
 Pair of the headline: film-map against input, FID at 4 evaluations, on cifar10 and fashion-mnist, every seed. The prior
 of codes has a guide in all rows that have codes; how far it guides, 1, 1.5 or 2, is chosen for each cell by the FID of
-samples at 4 evaluations to training images. Columns are scored on the test images; nothing is chosen by them. A cell that is there is not run again; a run that was cut off
-continues. Writes eval/results/pixel-flow-SET.{json,md}.
+samples at 4 evaluations to training images. Columns are scored on the test images; nothing is chosen by them. A cell
+that is there is not run again; a run that was cut off continues. Writes eval/results/pixel-flow-SET.{json,md}.
 """
 
 from __future__ import annotations

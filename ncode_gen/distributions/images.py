@@ -46,8 +46,8 @@ class ImageModel(JointModel):
             refine: whether images are sampled given their latents, where the observation can; else they are means.
             labels: numbers of the classes, (n,), -1 for any; all of any class if None.
             guidance: how far velocities of a label are moved away from those of any, in prior and observation.
-            autoguidance: how far velocities of the prior are moved away from those of its guide, a weaker network; as the
-                recipe says if None.
+            autoguidance: how far velocities of the prior are moved away from those of its guide; as the recipe says if
+                None.
             evaluations: how often a flow of pixels may be evaluated for an image; as the recipe says if None.
 
         Returns:
