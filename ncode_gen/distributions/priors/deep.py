@@ -209,7 +209,7 @@ class DeepFlow(FlowedPrior, LabelledPrior):
         return batch
 
     def loss(self, *batch: Tensor) -> Tensor:
-        """Return the flow-matching loss of flow and guide, (), a mean over codes and dimensions at logit-normal times."""
+        """Return the flow-matching loss of flow and guide, (), a mean over codes and sizes, at logit-normal times."""
         noise, latents, *labels, uniform = batch
         ends = (latents - self.centre) / self.scale
         t = torch.special.ndtri(uniform.clamp(EDGE, 1 - EDGE)).sigmoid()
