@@ -58,6 +58,7 @@ def card(run: Path, recipe: Recipe) -> str:
         f"| data | {recipe.data.name}; scored on {protocol['test_images']} test images, {protocol['likelihood']} |",
         f"| recipe | [recipe.toml](recipe.toml), the same as models/{recipe.data.name}/ |",
         f"| seed | {recipe.seed} |",
+        *([f"| starts from | the weights of {environment['init']} |"] if environment.get("init") else []),
         f"| command | `python -m ncode_gen.train models/{recipe.data.name}/{model}.toml` |",
         f"| time | {seconds:.0f} s for {len(rows)} epochs, {where} |",
         f"| versions | ncode_gen {environment['ncode_gen']}, torch {environment['packages']['torch']} |",

@@ -31,6 +31,9 @@ class Options:
     resume: Path | None = None
     """Run folder whose training continues; one that does not exist yet begins, so that one command serves a job that is
     queued again. A model file beside it says what begins."""
+    init: str = ""
+    """Run whose weights the training starts from (a run folder, a folder in checkpoints/, USER/NAME), where names and
+    shapes are the same: to go on with other images, labels or keys."""
     plugin: str = ""
     """Module, or Python file, with components of your own; may be given several times."""
     device: str = "auto"
@@ -98,7 +101,8 @@ def _train(options: Options, recipe: Recipe, folder: Path) -> None:
         print_data_notes(splits.notes, splits.warnings, quiet=options.quiet)
     resume = options.resume is not None
     try:
-        model = train(recipe, splits, folder, device=device, resume=resume, quiet=options.quiet, workers=workers)
+        shared: Any = {"quiet": options.quiet, "workers": workers, "init": options.init}
+        model = train(recipe, splits, folder, device=device, resume=resume, **shared)
     except Interrupted as stopped:
         raise Interrupted(
             stopped.number, f"stopped. Continue with: python -m ncode_gen.train --resume {folder}"

@@ -33,6 +33,7 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     workers: Workers = ALONE,
+    init: str = "",
 ) -> LatentModel:
     """Train the model of a recipe into a run folder.
 
@@ -44,6 +45,7 @@ def train(
         resume: go on from the last good state in the folder, exactly; from the beginning, if there is none yet.
         quiet: print nothing but errors and what was lost.
         workers: the processes that share each batch; only the main one writes.
+        init: run whose weights a training that begins starts from, where names and shapes are the same; none if empty.
 
     Returns:
         The model with averaged weights and fitted prior, in eval mode.
@@ -55,7 +57,8 @@ def train(
     """
     lock = locked(folder) if workers.is_main else contextlib.nullcontext()
     with lock, handle_signals() as stop, preserved_randomness(), preserved_settings(device):
-        start = Start(with_classes(recipe, splits), splits, folder, device, stop.check, quiet=quiet, workers=workers)
+        recipe = with_classes(recipe, splits)
+        start = Start(recipe, splits, folder, device, stop.check, quiet=quiet, workers=workers, init=init)
         with start.reporter:
             loop = _Loop(start, stop)
             for phase in start.begin(resume):
@@ -170,7 +173,8 @@ class _Loop:
         self.start.states[phase.name] = state
         if self.workers.is_main:
             held = {"run": self.start.identity, "recipe": self.recipe.to_toml(), "random": random_states()}
+            held |= {"initial": self.start.initial, "phases": self.start.states}
             try:
-                save_state(self.start.folder, held | {"phases": self.start.states})
+                save_state(self.start.folder, held)
             except UserError as error:
                 self.reporter.warn(f"{error}; the state before it is kept; training continues")

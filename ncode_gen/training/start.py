@@ -12,14 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import Recipe, changed_keys
 from ..config.earlier import is_earlier
 from ..data import Splits
 from ..distributions import LatentModel, build_model, check_fits
 from ..errors import UserError
-from ..runfolder.records import JsonLines
-from ..runfolder.run import METRICS, RECIPE, record_environment, record_files, run_identity
+from ..runfolder.records import JsonLines, read_record
+from ..runfolder.run import (
+    ENVIRONMENT,
+    METRICS,
+    RECIPE,
+    load_run,
+    record_environment,
+    record_files,
+    run_identity,
+    weights_digest,
+)
 from ..runfolder.state import STATE, load_state
 from ..runtime.device import computes_in_bf16
 from ..runtime.environment import describe_environment
@@ -30,6 +40,7 @@ from .earlier import translated_state
 from .phase import Context, Phase
 from .phases import phases_of
 from .reporter import Reporter
+from .warm_start import take_weights
 
 
 class Start:
@@ -43,6 +54,7 @@ class Start:
         callback: called now and then in long work; what it raises ends the work.
         quiet: whether to print nothing but errors and what was lost.
         workers: the processes that share each batch.
+        init: run whose weights a training that begins starts from; none if empty.
 
     Attributes:
         average: the model with averaged weights.
@@ -50,6 +62,7 @@ class Start:
         states: what a state holds of each phase that has begun.
         identity: identity of the run.
         metrics: the rows of metrics.jsonl.
+        initial: the weights of another run that this one began from, which later phases still need.
     """
 
     def __init__(
@@ -62,6 +75,7 @@ class Start:
         *,
         quiet: bool,
         workers: Workers,
+        init: str = "",
     ) -> None:
         self.recipe, self.splits, self.folder, self.device, self.workers = recipe, splits, folder, device, workers
         batch = batch_size(recipe, len(splits.train), workers.count)
@@ -72,6 +86,7 @@ class Start:
         # Shares of a weight must be contiguous.
         layout = torch.contiguous_format if workers.sharded else torch.channels_last
         model = build_model(recipe, splits.train.shape).to(device).to(memory_format=layout)
+        self.model, self.init, self.initial = model, init, dict[str, Tensor]()
         if recipe.training.precision == "bf16" and not computes_in_bf16(device):
             model.compute_in(None)
             self.reporter.log("This CPU has no native bf16; training in float32.")
@@ -104,16 +119,24 @@ class Start:
                     f"the state in {self.folder} belongs to another run ({self.identity}) than the rest ({known}); put "
                     f"its own back, or remove {self.folder / STATE.parent} to train from the beginning"
                 )
+            began = read_record(self.folder / ENVIRONMENT).get("init", "") if known else self.init
+            if self.init not in ("", began):
+                what = f"began from {began}" if began else "began from no other run"
+                raise UserError(f"the run in {self.folder} {what}; leave --init out, or name another folder with --out")
             left = self._take_over(dict(state))
             self._log_changes(str(state["recipe"]), state.notice, left)
         else:
             left = self.phases
             if resume:
                 self.reporter.warn(f"{self.folder} holds no state yet; training starts from the beginning")
+            if self.init:
+                self._warm_start()
         step = max(phase.at.step for phase in self.phases)
         self.reporter.begin(step)
         if self.workers.is_main:
             environment = describe_environment(self.device, self.recipe.seed) | {"processes": self.workers.count}
+            if self.init:
+                environment |= {"init": self.init, "init_digest": weights_digest(self.init)}
             write_text(self.folder / RECIPE, self.recipe.to_toml())
             record_files(self.folder, self.splits)
             record_environment(self.folder, environment, self.identity)
@@ -121,6 +144,15 @@ class Start:
             # Rows of epochs after the state's are written again when they are done again.
             self.metrics.keep(lambda row: row.get("step", 0) <= step)
         return left
+
+    def _warm_start(self) -> None:
+        """Take over the weights of another run, as far as they fit."""
+        source = load_run(self.init)
+        self.initial = {name: value.detach() for name, value in source.named_parameters()}
+        for model in (self.model, self.average):
+            kept = take_weights(model, self.initial)
+        anew = f"; these start anew: {', '.join(kept)}" if kept else ""
+        self.reporter.log(f"Starting from the weights of {self.init}{anew}.")
 
     def _take_over(self, state: dict[str, Any]) -> list[Phase]:
         """Restore the phases of a state, and return those that are still to be completed.
@@ -130,6 +162,10 @@ class Start:
         """
         earlier = Recipe.parse(state["recipe"], f"the state of {self.folder}", stored=True)
         names = dict(self.average.named_parameters())
+        self.initial = state.get("initial", {})
+        if self.initial:  # for the phases that have not begun
+            for model in (self.model, self.average):
+                take_weights(model, self.initial)
         state = translated_state(state, earlier, len(self.splits.train), names)
         for number, phase in enumerate(self.phases):
             held = state["phases"].get(phase.name)
