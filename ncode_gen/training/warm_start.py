@@ -28,7 +28,5 @@ def take_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         else:
             weight.data.copy_(given)
     if len(kept) == len(own):
-        raise UserError(
-            "no weight of the run to start from has the name and shape of one of this model"
-        )
+        raise UserError("no weight of the run to start from has the name and shape of one of this model")
     return kept
