@@ -1,7 +1,7 @@
 """FID of a deep flow prior against autoguidance and solver steps: `python eval/guidance.py RUN`.
 
 Scores a run's samples by the Frechet distance to its training images, so that `prior.autoguidance` and `prior.steps`
-can be chosen without a look at the test images. Writes eval/results/guidance-NAME.md, unless `--out` names another file.
+can be chosen without a look at the test images. Writes eval/results/guidance-NAME.md, unless `--out` names another.
 """
 
 from __future__ import annotations
