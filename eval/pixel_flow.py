@@ -1,7 +1,8 @@
 """What a code should control of a flow of pixels: `python eval/pixel_flow.py cifar10 --root FILE.npz --runs RUNS`.
 
-Declared before it was run. On each set the same field, the same number of images seen and the same number of weights
-(within 5 %: the width of gamma, or of the field where there is no gamma, is chosen so), several seeds. Rows:
+Declared before it was run. On each set the same field, the same number of images seen and the same number of weights as
+film-map has (within 5 %: the encoder's last channels and the width of gamma, or the width of the field where there is
+no gamma, are chosen so), several seeds. Rows:
 
     static       no code: one flow for all, as torchcfm's I-CFM
     time         the code is added to the features of the time, as Latent-CFM
@@ -9,7 +10,7 @@ Declared before it was run. On each set the same field, the same number of image
     input        the code, a map, is painted beside the image: biases of the first layer over space
     film         FiLM by the code, a vector
     film-map     FiLM over space by the code, a map
-    low-rank     updates of rank 8 of a kernel of each block, by the code, a vector
+    low-rank     updates of rank 4 of a kernel of each block, by the code, a vector
     both         film-map and low-rank, by a map
     closed       film-map, by the code and the current state
     refined      today's two stages: decoder means and a refiner, half of the images each
@@ -24,7 +25,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +53,7 @@ from ncode_gen.metrics import (
     load_features,
     score_flow_reconstruction,
 )
-from ncode_gen.networks.encoders import ResidualEncoder
+from ncode_gen.networks.encoders import MapEncoder
 from ncode_gen.runfolder.run import load_run
 from ncode_gen.runtime.environment import describe_environment
 from ncode_gen.runtime.files import write_json, write_text
@@ -93,6 +96,7 @@ SETS = {
     "fashion-mnist": Budget(96_000, 2000, 2500, 3, 98, 7, 48, "fashion-classifier"),
     "mnist": Budget(96_000, 2000, 2500, 3, 49, 7, 48, "mnist-classifier"),
 }
+WITHIN = 0.05
 MAP, VECTOR = "map", "vector"
 # Control and form of the code.
 CONTROLS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -109,7 +113,25 @@ CONTROLS: dict[str, tuple[tuple[str, ...], str]] = {
 ROWS = (*CONTROLS, "refined")
 
 
-class PairEncoder(ResidualEncoder):
+class VectorEncoder(MapEncoder):
+    """The encoder of code maps, with fewer channels at the end, for codes that are vectors."""
+
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
+        super().__init__(shape, width, blocks, features, shape[1] // 4)
+
+
+@register("vector")
+class VectorEncoderSection(SizedEncoderSection):
+    """The encoder of code maps, for codes that are vectors."""
+
+    target: ClassVar[str] = ""
+
+    def build(self, *context: Any, **more: Any) -> VectorEncoder:
+        """Return the encoder."""
+        return VectorEncoder(*context, **self.values())
+
+
+class PairEncoder(VectorEncoder):
     """An encoder of an image and the noise of its path; without noise it is given zeros."""
 
     def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
@@ -125,7 +147,7 @@ class PairEncoder(ResidualEncoder):
 
 @register("pair")
 class PairEncoderSection(SizedEncoderSection):
-    """Residual blocks on an image and the noise of its path."""
+    """An encoder of an image and the noise of its path."""
 
     target: ClassVar[str] = ""
 
@@ -151,7 +173,9 @@ class RectifiedSection(MatchingSection):
         return RectifiedMatching(*context, **self.values())
 
 
-def recipe_of(name: str, row: str, seed: int, root: str, hidden: int = 128, width: int = 0) -> Recipe:
+def recipe_of(
+    name: str, row: str, seed: int, root: str, hidden: int = 128, width: int = 0, channels: int = 8
+) -> Recipe:
     """Return the recipe of a row.
 
     Args:
@@ -161,6 +185,7 @@ def recipe_of(name: str, row: str, seed: int, root: str, hidden: int = 128, widt
         root: folder, or file, of the set.
         hidden: channels of gamma.
         width: channels of the field; those of the budget if 0.
+        channels: of the last maps of an encoder whose code is a vector.
     """
     budget = SETS[name]
     data: dict[str, Any] = {"name": name, "root": root} if name != "cifar10" else {"name": "arrays", "root": root}
@@ -177,7 +202,7 @@ def recipe_of(name: str, row: str, seed: int, root: str, hidden: int = 128, widt
         return Recipe.from_dict(
             {
                 **shared,
-                "encoder": {"kind": "residual", "width": 48, "features": 256},
+                "encoder": {"kind": "vector", "width": 48, "features": channels * budget.side**2},
                 "latent": {"dim": 128},
                 "decoder": {"kind": "residual", "width": 48},
                 "flow": {"loop": "open", "hidden": 128, "control": "film", "gamma": 0, "steps": 4},
@@ -190,11 +215,11 @@ def recipe_of(name: str, row: str, seed: int, root: str, hidden: int = 128, widt
     loop = "static" if row == "static" else "closed" if row == "closed" else "open"
     observation: dict[str, Any] = {"kind": "flow", "loop": loop, "width": width or budget.width}
     if control:
-        observation |= {"control": list(control), "hidden": hidden}
+        observation |= {"control": list(control), "hidden": hidden, **({"rank": 4} if "low-rank" in control else {})}
     places = budget.side**2
     encoder: dict[str, Any] = {"kind": "map", "width": 48, "features": 64 * places}
     if form == VECTOR:
-        encoder = {"kind": "pair" if row == "rfm" else "residual", "width": 48, "features": 256}
+        encoder = {"kind": "pair" if row == "rfm" else "vector", "width": 48, "features": channels * places}
     return Recipe.from_dict(
         {
             **shared,
@@ -227,14 +252,20 @@ def weights_of(recipe: Recipe, shape: tuple[int, int, int]) -> int:
 
 
 def equalised(name: str, row: str, seed: int, root: str, shape: tuple[int, int, int]) -> Recipe:
-    """Return a row's recipe with about as many weights as the largest row has at gamma's usual width."""
-    others = [recipe_of(name, other, seed, root) for other in CONTROLS if other != "static"]
-    most = max(weights_of(recipe, shape) for recipe in others)
-    if row in ("static", "refined"):
-        tried = [recipe_of(name, row, seed, root, width=width) for width in range(SETS[name].width, 257, 8)]
-    else:
-        tried = [recipe_of(name, row, seed, root, hidden=hidden) for hidden in range(32, 1025, 8)]
-    return min(tried, key=lambda recipe: abs(weights_of(recipe, shape) - most))
+    """Return a row's recipe with about as many weights as film-map has, and else as near to it as can be."""
+    wanted = weights_of(recipe_of(name, "film-map", seed, root), shape)
+    usual = {"width": SETS[name].width, "channels": 8, "hidden": 128}
+    free = {"static": ("width",), "refined": ("width", "channels")}.get(row, ("channels", "hidden"))
+    ranges = {"width": range(32, 129, 4), "channels": range(2, 17), "hidden": range(16, 257, 16)}
+    values = [ranges[key] for key in free]
+
+    def excess(chosen: tuple[int, ...]) -> tuple[bool, float, float]:
+        keys: Any = usual | dict(zip(free, chosen, strict=True))
+        off = abs(weights_of(recipe_of(name, row, seed, root, **keys), shape) / wanted - 1)
+        return off > WITHIN, abs(math.log(keys["width"] * keys["hidden"] / usual["width"] / usual["hidden"])), off
+
+    best = min(itertools.product(*values), key=excess)
+    return recipe_of(name, row, seed, root, **dict(zip(free, best, strict=True)))
 
 
 def with_budget(recipe: Recipe, images: int, available: int) -> Recipe:
