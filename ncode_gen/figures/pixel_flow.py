@@ -11,6 +11,7 @@ from ..runtime.seeding import seeded
 from .grids import labelled_rows
 
 EVALUATIONS, NOISES, EACH = 32, 7, 8
+TIMES = (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # denser where the image appears
 
 
 def pixel_flow_figures(
@@ -33,16 +34,15 @@ def pixel_flow_figures(
         yield "labels", draw_labels(model, classes, title, seed)
 
 
-def draw_controls(model: LatentModel, images: Tensor, title: str, seed: int = 0, frames: int = 9) -> Figure:
+def draw_controls(model: LatentModel, images: Tensor, title: str, seed: int = 0) -> Figure:
     """Draw one noise that flows to many images: a row for each control, which an image's code decides."""
-    times = torch.linspace(0, 1, frames)
     latents = model.encode(images)
     noise = torch.randn(1, *model.shape, generator=seeded(seed)).expand(len(images), -1, -1, -1)
     observation = model.observation
     with torch.no_grad():
-        found = observation.trajectories(model.conditions(latents), noise.to(latents), times.tolist())["pixels"]
+        found = observation.trajectories(model.conditions(latents), noise.to(latents), TIMES)["pixels"]
     rows = [torch.cat([images[i : i + 1].cpu(), found[:, i].cpu()]) for i in range(len(images))]
-    heads = ["encoded", *(f"t = {t:.2f}" for t in times.tolist())]
+    heads = ["encoded", *(f"t = {t:g}" for t in TIMES)]
     labels = [f"control {i + 1}" for i in range(len(images))]
     return labelled_rows(rows, labels, f"{title}: one noise under many controls", heads=heads)
 
