@@ -104,3 +104,23 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="cannot be read as arrays"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [("mnist", (40, 28, 28), "0 - zero"), ("cifar10", (40, 32, 32, 3), "airplane")],
+)
+def test_a_known_set_may_lie_in_one_file(tmp_path: Path, name: str, shape: tuple[int, ...], classes: str) -> None:
+    pixels, labels = RNG.integers(0, 256, shape, dtype=np.uint8), np.arange(40) % 10
+    path = saved(tmp_path, x_train=pixels, y_train=labels, x_test=pixels[:20], y_test=labels[:20])
+    splits = load_data(section("data", name=name, root=str(path)))
+    assert splits.classes[0] == classes and len(splits.classes) == 10
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (38, 2, 20)
+    same = load(path)  # split as other files of arrays are
+    assert torch.equal(splits.train.pixels, same.train.pixels)
+
+
+def test_a_copy_of_a_known_set_needs_its_test_images(tmp_path: Path) -> None:
+    path = saved(tmp_path, x_train=COLOUR, y_train=LABELS)
+    with pytest.raises(UserError, match="no array x_test, which a copy of cifar10 must hold"):
+        load_data(section("data", name="cifar10", root=str(path)))

@@ -88,7 +88,7 @@ class RootedSection(DataSection):
     """A set that lies in a folder."""
 
     root: str = "data"
-    """Folder that holds (or will hold) the downloaded set."""
+    """Folder that holds (or will hold) the downloaded set; for some sets also FILE.npz, a copy in Keras' layout."""
 
     def check_pairs(self) -> None:
         """Refuse what can be no folder."""
@@ -96,11 +96,23 @@ class RootedSection(DataSection):
             raise ValueError(f"data.root must be the name of a folder, got {self.root!r}")
 
 
-@register("mnist")
-class MnistSection(RootedSection):
-    """MNIST, in torchvision's layout."""
+@dataclass(frozen=True)
+class KnownSection(RootedSection):
+    """A set that torchvision knows; `root` may also name a copy of it in one .npz file of arrays, as Keras has it."""
 
     target: ClassVar[str] = "data.sets:load_torchvision"
+
+    def load(self, recorded: Any = None, *, earlier: bool = False) -> Any:
+        """Return the images, from torchvision's files or from a copy in one file."""
+        if self.root.endswith(".npz"):
+            return import_module("ncode_gen.data.arrays").load_copy(self)
+        return super().load(recorded, earlier=earlier)
+
+
+@register("mnist")
+class MnistSection(KnownSection):
+    """MNIST, in torchvision's layout."""
+
     features: ClassVar[str] = "mnist-classifier"
 
 
@@ -127,10 +139,8 @@ class ColourSection(RootedSection):
 
 
 @register("cifar10")
-class Cifar10Section(ColourSection):
+class Cifar10Section(ColourSection, KnownSection):
     """CIFAR-10."""
-
-    target: ClassVar[str] = "data.sets:load_torchvision"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..config import DataSection
 from ..errors import UserError
 from .image_files import pixels_of
 from .images import TensorImages
-from .sets import Splits, held_out_validation, resized, shuffled
+from .sets import TORCHVISION, Splits, held_out_validation, resized, shuffled
 
 Array = np.ndarray[Any, Any]
 LAYOUT = "x_train and, where there are, y_train, x_test, y_test"
@@ -44,8 +44,10 @@ def load_arrays(section: DataSection) -> Splits:
                 raise UserError(f"{path} has {len(pixels)} images x_{part} but {len(labels)} labels y_{part}")
             if not section.size and pixels.shape[2] != pixels.shape[3]:
                 raise UserError(f"{path} has images of {pixels.shape[3]} x {pixels.shape[2]} pixels; set data.size")
-            pixels = resized(pixels, section.size, grey=keys["grey"])
+            pixels = resized(pixels, section.size, grey=keys.get("grey", False))
             sets.append(TensorImages(pixels, labels))
+    if len(sets) == 1 and "test" not in keys:
+        raise UserError(f"{path} has no array x_test, which a copy of {section.name} must hold")
     if len(sets) == 1:
         if len(sets[0]) < 3:
             raise UserError(f"{path} holds {len(sets[0])} images; at least 3 are needed")
@@ -55,6 +57,23 @@ def load_arrays(section: DataSection) -> Splits:
         raise UserError(f"{path} has training images of shape {sets[0].shape} and test images of {sets[1].shape}")
     splits = held_out_validation(sets[0], sets[1], section)
     return dataclasses.replace(splits, notes=tuple(dict.fromkeys(notes)), classes=names)
+
+
+# Torchvision has these in a file of the set only.
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def load_copy(section: DataSection) -> Splits:
+    """Load a set that torchvision knows from a copy of it in one file, with torchvision's names of the classes.
+
+    Raises:
+        UserError: as for `load_arrays`, or the file has no test images.
+    """
+    from torchvision import datasets
+
+    splits = load_arrays(section)
+    names = CIFAR10 if section.name == "cifar10" else getattr(datasets, TORCHVISION[section.name][0]).classes
+    return dataclasses.replace(splits, classes=tuple(names) if len(names) == len(splits.classes) else splits.classes)
 
 
 def _read(path: Path) -> dict[str, Array]:
