@@ -55,6 +55,7 @@ from ncode_gen.metrics import (
 )
 from ncode_gen.networks.encoders import MapEncoder
 from ncode_gen.runfolder.run import load_run
+from ncode_gen.runtime.device import computes_in_bf16
 from ncode_gen.runtime.environment import describe_environment
 from ncode_gen.runtime.files import write_json, write_text
 from ncode_gen.runtime.seeding import seeded
@@ -92,9 +93,9 @@ class Budget:
 
 
 SETS = {
-    "cifar10": Budget(96_000, 2000, 2500, 2, 256, 8, 64, "cifar10-classifier"),
-    "fashion-mnist": Budget(96_000, 2000, 2500, 3, 98, 7, 48, "fashion-classifier"),
-    "mnist": Budget(96_000, 2000, 2500, 3, 49, 7, 48, "mnist-classifier"),
+    "cifar10": Budget(95_000, 1500, 2000, 2, 256, 8, 64, "cifar10-classifier"),
+    "fashion-mnist": Budget(57_000, 1000, 2000, 3, 98, 7, 48, "fashion-classifier"),
+    "mnist": Budget(57_000, 1000, 2000, 3, 49, 7, 48, "mnist-classifier"),
 }
 WITHIN = 0.05
 MAP, VECTOR = "map", "vector"
@@ -233,7 +234,7 @@ def recipe_of(
                 "kind": "deep-flow",
                 "iterations": budget.codes,
                 "batch": 128,
-                "width": budget.width * 3 // 2 if form == MAP else 4 * budget.width,
+                "width": budget.width * 4 // 3 if form == MAP else 4 * budget.width,
                 "guide": 32,
             },
         }
@@ -284,7 +285,9 @@ def with_budget(recipe: Recipe, images: int, available: int) -> Recipe:
 
 
 def scored(model: LatentModel, splits: Splits, network: FeatureNetwork, budget: Budget, seed: int) -> dict[str, float]:
-    """Return the scores of a trained row."""
+    """Return the scores of a trained row; samples are drawn in bf16 where the device has it."""
+    if computes_in_bf16(model.device):
+        model.compute_in(torch.bfloat16)
     test = network.of(splits.test.batches(250))
     found: dict[str, float] = {}
     codes = model.encode(splits.train.first(budget.samples))
@@ -310,6 +313,7 @@ def scored(model: LatentModel, splits: Splits, network: FeatureNetwork, budget: 
         for source, images in made.items():
             scores = compare_features(test, network.of(images.split(250)), seed)
             found |= {f"{key}_{source}_{count}": scores[key].value for key in ("fid", "kid", "coverage")}
+    model.compute_in(None)
     if splits.train.labels is not None:
         found["probe"] = linear_probe(model, splits.train, splits.test, seed).value
     if isinstance(model.observation, PixelFlow):
