@@ -66,7 +66,8 @@ def card(run: Path, recipe: Recipe) -> str:
         f"| scored with | `python -m ncode_gen.{protocol['environment']['command'].replace('.py', '', 1)}` |",
     ]
     if solver and solver["refined"] != "none":
-        lines.append(f"| likelihoods | K = {protocol['particles']}, {solver_note(solver)} |")
+        some = f", {protocol['likelihood_images']} test images" if "likelihood_images" in protocol else ""
+        lines.append(f"| likelihoods | K = {protocol['particles']}, {solver_note(solver)}{some} |")
     if is_half(run):
         lines.append("| weights | rounded to float16; scored so |")
     features = f"{protocol['features']['name']}, n={protocol['n']}, test"
@@ -93,6 +94,9 @@ def asked(protocol: dict[str, Any]) -> list[str]:
     options = [part for key in ("n", "particles", "seed") for part in (f"--{key}", str(protocol[key]))]
     if protocol["features"]["name"] != section("data", name=protocol["data"]).features:
         options += ["--features", protocol["features"]["name"]]
+    for key in ("evaluations", "guidance", "autoguidance", "likelihood_images"):
+        if key in protocol:
+            options += [f"--{key.replace('_', '-')}", str(protocol[key])]
     return [*options, "--no-refine"] if "refiner" in protocol else options
 
 

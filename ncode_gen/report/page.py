@@ -119,7 +119,7 @@ def _scores(record: RunRecord) -> dict[str, Any]:
         f"seed {protocol['seed']}, prior {protocol['prior']}; intervals: {protocol['interval']}."
     )
     solver = protocol.get("solver")
-    if solver and "nll_gap_nats" in solver and solver["refined"] != "none":
+    if solver and solver["refined"] != "none":
         words += f" Likelihoods with {solver_note(solver)}."
     return {"scores": rows, "protocol": words, "warnings": protocol["warnings"]}
 

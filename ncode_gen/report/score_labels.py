@@ -41,7 +41,12 @@ def solver_note(solver: Mapping[str, Any]) -> str:
     'rk4 x 8, which moved by 0.010 nats at the last doubling; rk4 x 2 would give an NLL lower by 0.250'
     >>> solver_note({"refined": "rk4 x 8", "moved_nats": 0.0, "coarse": "rk4 x 4", "nll_gap_nats": -0.0002})
     'rk4 x 8, which moved by 0.000 nats at the last doubling; rk4 x 4 gives the same NLL'
+    >>> solver_note({"refined": "rk4 x 64", "moved_bits_per_dim": 0.0004})
+    'rk4 x 64, which moved by 0.0004 bits a dimension at the last doubling'
     """
+    if "moved_bits_per_dim" in solver:
+        moved = solver["moved_bits_per_dim"]
+        return f"{solver['refined']}, which moved by {moved:.4f} bits a dimension at the last doubling"
     gap, moved = solver["nll_gap_nats"], f"{solver['moved_nats']:.3f} nats"
     coarse = f"would give an NLL {'lower' if gap > 0 else 'higher'} by {abs(gap):.3f}"
     if abs(gap) < 0.0005:
