@@ -26,10 +26,7 @@ def main() -> None:
     if not isinstance(prior, DeepFlow) or prior.guide is None:
         parser.error(f"{options.run} has no prior with a guide; train with --prior.guide 32")
     lines = [
-        f"FID[{run.network.name}, n={options.n}] of `{run.recipe.name}` to its {len(run.known):,} training images, "
-        f"seed {options.seed}, by `python eval/guidance.py`; as many training images have {run.floor:.2f}. "
-        f"Commit {run.commit}.",
-        "",
+        *run.title("guidance.py", f", seed {options.seed}"),
         f"| steps of the prior | {' | '.join(f'autoguidance {scale:g}' for scale in options.scales)} |",
         "|---:|" + "---:|" * len(options.scales),
     ]

@@ -32,15 +32,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from cells import told
+from pixel_flow_parts import PairSection, RectifiedSection, VectorSection
 from torch import Tensor
 
-from ncode_gen.config import Recipe, register
-from ncode_gen.config.networks import SizedEncoderSection
-from ncode_gen.config.training import MatchingSection
+from ncode_gen.config import Recipe
 from ncode_gen.data import Splits, load_data
 from ncode_gen.distributions import LatentModel, PixelFlow, build_model, describe
 from ncode_gen.distributions.priors import DeepFlow
@@ -53,14 +52,12 @@ from ncode_gen.metrics import (
     load_features,
     score_flow_reconstruction,
 )
-from ncode_gen.networks.encoders import MapEncoder
 from ncode_gen.runfolder.run import load_run
 from ncode_gen.runtime.device import computes_in_bf16
 from ncode_gen.runtime.environment import describe_environment
 from ncode_gen.runtime.files import write_json, write_text
 from ncode_gen.runtime.seeding import seeded
 from ncode_gen.training import train
-from ncode_gen.training.matching import Matching
 from ncode_gen.training.validation import validate_matching
 
 RESULTS = Path(__file__).parent / "results"
@@ -114,66 +111,6 @@ CONTROLS: dict[str, tuple[tuple[str, ...], str]] = {
 ROWS = (*CONTROLS, "refined")
 
 
-class VectorEncoder(MapEncoder):
-    """The encoder of code maps, with fewer channels at the end, for codes that are vectors."""
-
-    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
-        super().__init__(shape, width, blocks, features, shape[1] // 4)
-
-
-@register("vector")
-class VectorEncoderSection(SizedEncoderSection):
-    """The encoder of code maps, for codes that are vectors."""
-
-    target: ClassVar[str] = ""
-
-    def build(self, *context: Any, **more: Any) -> VectorEncoder:
-        """Return the encoder."""
-        return VectorEncoder(*context, **self.values())
-
-
-class PairEncoder(VectorEncoder):
-    """An encoder of an image and the noise of its path; without noise it is given zeros."""
-
-    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, features: int) -> None:
-        super().__init__((2 * shape[0], *shape[1:]), width, blocks, features)
-        self.channels = shape[0]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features (n, features) of images, and noises after them, (n, C or 2 C, H, W)."""
-        if images.shape[1] == self.channels:
-            images = torch.cat([images, torch.full_like(images, 0.5)], 1)
-        return super().forward(images)
-
-
-@register("pair")
-class PairEncoderSection(SizedEncoderSection):
-    """An encoder of an image and the noise of its path."""
-
-    target: ClassVar[str] = ""
-
-    def build(self, *context: Any, **more: Any) -> PairEncoder:
-        """Return the encoder."""
-        return PairEncoder(*context, **self.values())
-
-
-class RectifiedMatching(Matching):
-    """Flow matching with a code of the whole path: Guo and Schwing, "Variational rectified flow matching", 2025."""
-
-    def encoded(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Return the features of images and the noise of their paths, both in [0, 1] or about it."""
-        return self.model.features(torch.cat([images, 0.5 + 0.25 * noise], 1))
-
-
-@register("rectified")
-class RectifiedSection(MatchingSection):
-    """Flow matching with a code of the whole path."""
-
-    def build(self, *context: Any, **more: Any) -> RectifiedMatching:
-        """Return the objective."""
-        return RectifiedMatching(*context, **self.values())
-
-
 def recipe_of(
     name: str, row: str, seed: int, root: str, hidden: int = 128, width: int = 0, channels: int = 8
 ) -> Recipe:
@@ -203,7 +140,7 @@ def recipe_of(
         return Recipe.from_dict(
             {
                 **shared,
-                "encoder": {"kind": "vector", "width": 48, "features": channels * budget.side**2},
+                "encoder": {"kind": VectorSection.kind, "width": 48, "features": channels * budget.side**2},
                 "latent": {"dim": 128},
                 "decoder": {"kind": "residual", "width": 48},
                 "flow": {"loop": "open", "hidden": 128, "control": "film", "gamma": 0, "steps": 4},
@@ -220,14 +157,19 @@ def recipe_of(
     places = budget.side**2
     encoder: dict[str, Any] = {"kind": "map", "width": 48, "features": 64 * places}
     if form == VECTOR:
-        encoder = {"kind": "pair" if row == "rfm" else "vector", "width": 48, "features": channels * places}
+        encoder = {
+            "kind": PairSection.kind if row == "rfm" else VectorSection.kind,
+            "width": 48,
+            "features": channels * places,
+        }
+    objective = RectifiedSection.kind if row == "rfm" else "matching"
     return Recipe.from_dict(
         {
             **shared,
             "encoder": encoder,
             "latent": {"dim": budget.dim, **({"side": budget.side} if form == MAP else {})},
             "observation": observation,
-            "objective": {"kind": "rectified" if row == "rfm" else "matching", "beta": 0.12},
+            "objective": {"kind": objective, "beta": 0.12},
             "prior": {"kind": "normal"}
             if row in ("static", "rfm")
             else {

@@ -36,10 +36,7 @@ def main() -> None:
         codes = model.prior.sample(options.n, seeded(options.seed))
     source = "codes of training images" if options.codes else "codes of the prior"
     lines = [
-        f"FID[{run.network.name}, n={options.n}] of `{run.recipe.name}` to its {len(run.known):,} training images, "
-        f"{source}, seed {options.seed}, by `python eval/pixel_solver.py`; as many training images have "
-        f"{run.floor:.2f}. Commit {run.commit}.",
-        "",
+        *run.title("pixel_solver.py", f", {source}, seed {options.seed}"),
         f"| solver | shift | {' | '.join(map(str, options.evaluations))} |",
         "|---|---:|" + "---:|" * len(options.evaluations),
     ]

@@ -63,10 +63,7 @@ def main() -> None:
     with torch.no_grad():
         codes = torch.cat([model.encode(batch) for batch in run.train.batches(500, order, device)])
     lines = [
-        f"Priors fitted to {len(codes):,} codes of {model.dim} dimensions of `{run.recipe.name}` on one thread: "
-        f"FID[{run.network.name}, n={options.n}] to its {len(run.known):,} training images, seed {options.seed}, by "
-        f"`python eval/prior_time.py`; as many training images have {run.floor:.2f}. Commit {run.commit}.",
-        "",
+        *run.title("prior_time.py", f", priors of {len(codes):,} codes (d = {model.dim}), seed {options.seed}"),
         "| prior | weights | s | FID | autoguidance 1.5 | 2 |",
         "|---|---:|---:|---:|---:|---:|",
     ]

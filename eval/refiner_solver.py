@@ -29,9 +29,7 @@ def main() -> None:
     refiner = run.model.observation.refiner
     tried = [f"--{key} {' '.join(map(str, getattr(options, key)))}" for key in ("steps", "alphas")]
     lines = [
-        f"FID[{run.network.name}, n={options.n}] of `{run.recipe.name}` to its {len(run.known):,} training images, "
-        f"seed {options.seed}: `python eval/refiner_solver.py RUN {' '.join(tried)}`.",
-        f"As many of the training images themselves have {run.floor:.2f}. "
+        *run.title(f"refiner_solver.py RUN {' '.join(tried)}", f", seed {options.seed}"),
         "Zero mean: the residual is taken to have mean zero, and the U-net is not evaluated at noise.",
         "",
         f"| zero mean | steps | evaluations | {' | '.join(f'alpha {alpha:g}' for alpha in options.alphas)} |",

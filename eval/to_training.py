@@ -54,10 +54,15 @@ class Opened:
         """Return the distance of images (n, C, H, W) in [0, 1]."""
         return self.distance(self.network.of(images.split(250)))
 
-    @property
-    def floor(self) -> float:
-        """The distance of as many training images."""
-        return self.distance(self.known[self.order])
+    def title(self, script: str, more: str = "") -> list[str]:
+        """Return the lines above a table: which distance, of what, made how, and that of as many training images."""
+        floor = self.distance(self.known[self.order])
+        return [
+            f"FID[{self.network.name}, n={len(self.order)}] of `{self.recipe.name}` to its {len(self.known):,} "
+            f"training images{more}, by `python eval/{script}`. As many training images have {floor:.2f}. "
+            f"Commit {self.commit}.",
+            "",
+        ]
 
 
 def parser_of(text: str | None, what: str, n: int) -> argparse.ArgumentParser:

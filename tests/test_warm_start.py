@@ -1,5 +1,6 @@
 """Training that starts from the weights of another run."""
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,19 @@ def test_what_cannot_be_started_from_is_refused(init: str, message: str, tmp_pat
     with pytest.raises(UserError, match=message):
         main([str(tmp_path / "own.toml"), "--out", str(tmp_path / "run"), "--init", init])
     assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_a_run_goes_on_without_the_one_that_it_began_from(first: Path, tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(first, source)
+    trained(recipe_of(), folder, str(source))
+    shutil.rmtree(source)
+    trained(recipe_of(2), folder, str(source), resume=True)
+    assert read_record(folder / "environment.json")["init"] == str(source)
+
+
+def test_a_run_that_stopped_before_its_first_state_begins_from_the_same_weights(first: Path, tmp_path: Path) -> None:
+    trained(recipe_of(), tmp_path, str(first))
+    shutil.rmtree(tmp_path / "state")
+    found, before = trained(recipe_of(), tmp_path, resume=True), load(first).state_dict()
+    torch.testing.assert_close(found["encoder.body.0.weight"], before["encoder.body.0.weight"], rtol=0, atol=1e-6)

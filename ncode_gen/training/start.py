@@ -107,6 +107,8 @@ class Start:
             check_links(self.folder)
         state = load_state(self.folder) if resume else None
         known = run_identity(self.folder) if resume else None
+        if known is not None:
+            self._check_init(read_record(self.folder / ENVIRONMENT).get("init", ""))
         self.identity = known or uuid.uuid4().hex
         if state is not None:
             if not {"run", "recipe"} <= state.keys():
@@ -119,10 +121,6 @@ class Start:
                     f"the state in {self.folder} belongs to another run ({self.identity}) than the rest ({known}); put "
                     f"its own back, or remove {self.folder / STATE.parent} to train from the beginning"
                 )
-            began = read_record(self.folder / ENVIRONMENT).get("init", "") if known else self.init
-            if self.init not in ("", began):
-                what = f"began from {began}" if began else "began from no other run"
-                raise UserError(f"the run in {self.folder} {what}; leave --init out, or name another folder with --out")
             left = self._take_over(dict(state))
             self._log_changes(str(state["recipe"]), state.notice, left)
         else:
@@ -135,7 +133,7 @@ class Start:
         self.reporter.begin(step)
         if self.workers.is_main:
             environment = describe_environment(self.device, self.recipe.seed) | {"processes": self.workers.count}
-            if self.init:
+            if self.init and state is None:
                 environment |= {"init": self.init, "init_digest": weights_digest(self.init)}
             write_text(self.folder / RECIPE, self.recipe.to_toml())
             record_files(self.folder, self.splits)
@@ -144,6 +142,13 @@ class Start:
             # Rows of epochs after the state's are written again when they are done again.
             self.metrics.keep(lambda row: row.get("step", 0) <= step)
         return left
+
+    def _check_init(self, began: str) -> None:
+        """Take over from which run this one began, "" for none; raise a `UserError`, if another is named."""
+        if self.init not in ("", began):
+            what = f"began from {began}" if began else "began from no other run"
+            raise UserError(f"the run in {self.folder} {what}; leave --init out, or name another folder with --out")
+        self.init = began
 
     def _warm_start(self) -> None:
         """Take over the weights of another run, as far as they fit."""

@@ -16,11 +16,12 @@ from ...control import (
 )
 from ...control.field import Field
 from ...errors import UserError
+from ...runtime.parts import in_parts
 from ...runtime.seeding import seeded
 from ...solvers import SolveOptions
 from .normal import FlowedPrior, Guidance, LabelledPrior, refresh_after_loading, standard_normal_log_prob
 
-EXACT, CACHED, LEAST_STD, EDGE = 64, 1000, 1e-4, 1e-4
+EXACT, AT_A_TIME, LEAST_STD, EDGE = 64, 1000, 1e-4, 1e-4
 
 
 class LabelGamma(nn.Linear):
@@ -162,13 +163,12 @@ class DeepFlow(FlowedPrior, LabelledPrior):
             if self.guide is None:
                 raise ValueError("this prior has no guide for autoguidance; train with prior.guide above 0")
             flow = guided(flow, auto, weaker=self.guide)
-        white = torch.cat(
-            [
-                flow(noise.view(-1, *self.shape), condition, options=options).state.flatten(1)
-                for noise, condition in zip(start.split(CACHED), conditions.split(CACHED), strict=True)
-            ]
-        )
-        return self.centre + self.scale * white
+
+        def solved(noise: Tensor, condition: Tensor) -> Tensor:
+            found: Tensor = flow(noise.view(-1, *self.shape), condition, options=options).state.flatten(1)
+            return found
+
+        return self.centre + self.scale * in_parts(solved, start, conditions, batch=AT_A_TIME)
 
     def fit(self, latents: Tensor, seed: int = 0, progress: Callable[[float], None] | None = None) -> None:
         """Take over mean and standard deviation of codes (n, d); of maps, those of each channel.
